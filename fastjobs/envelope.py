@@ -1,0 +1,65 @@
+"""Job ↔ envelope: one job's stored bytes.
+
+A MessagePack array whose first two elements are the format's version and the priority. The payload travels in it as raw
+bytes and is never decoded on the way. Encoding costs about 0.4 µs, decoding 0.6 (bench/test_micro.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from fastjobs.errors import SerializationError
+from fastjobs.ids import new_id
+from fastjobs.model import DEFAULT_PRIORITY, DEFAULT_QUEUE, ENVELOPE_VERSION, Job
+
+encode_job: Callable[[Job], bytes] = msgspec.msgpack.Encoder().encode
+_decode: Callable[[bytes], Job] = msgspec.msgpack.Decoder(Job).decode
+
+CORRUPT_NAME = "(unreadable)"
+"""Name of the dead letter that keeps the bytes of an envelope nobody can read."""
+
+
+class NewerEnvelope(SerializationError):
+    """An envelope of a later version: a newer worker can run it, this one must leave it alone."""
+
+
+def decode_job(envelope: bytes) -> Job:
+    """The job in *envelope*. NewerEnvelope if a later version wrote it, SerializationError if it cannot be read."""
+    try:
+        job = _decode(envelope)
+    except (msgspec.DecodeError, RecursionError) as error:
+        # A later version may have changed fields: its version number still stands second, behind the array's header.
+        if len(envelope) > 1 and envelope[0] & 0xF0 == 0x90 and ENVELOPE_VERSION < envelope[1] < 0x80:
+            raise NewerEnvelope(f"envelope of version {envelope[1]}; this worker reads up to {ENVELOPE_VERSION}") from error
+        raise SerializationError(f"unreadable envelope of {len(envelope)} bytes: {error}") from error
+    if job.version != ENVELOPE_VERSION:
+        if job.version > ENVELOPE_VERSION:
+            raise NewerEnvelope(f"envelope of version {job.version}; this worker reads up to {ENVELOPE_VERSION}")
+        raise SerializationError(f"envelope of unknown version {job.version}")
+    if len(job.id) != 16 or not 0 <= job.priority <= 9:
+        raise SerializationError("unreadable envelope: its id or priority is out of range")
+    return job
+
+
+def corrupt_job(envelope: bytes, now: float) -> Job:
+    """A job that keeps an unreadable *envelope* as its payload, for the dead letters. *now*: seconds since the epoch."""
+    return Job(ENVELOPE_VERSION, DEFAULT_PRIORITY, new_id(), CORRUPT_NAME, DEFAULT_QUEUE, bytes(envelope), now)
+
+
+def header(job: Job, key: str, kind: type[Any]) -> Any:
+    """The header *key* decoded as *kind*, or None if the job has none or one that is no *kind*."""
+    raw = job.headers.get(key) if job.headers else None
+    if raw is None:
+        return None
+    try:
+        return msgspec.msgpack.decode(raw, type=kind)
+    except msgspec.DecodeError:
+        return None
+
+
+def with_header(job: Job, key: str, value: object) -> dict[str, msgspec.Raw]:
+    """The job's headers with *key* set to *value*; the job itself is unchanged."""
+    return {**(job.headers or {}), key: msgspec.Raw(msgspec.msgpack.encode(value))}

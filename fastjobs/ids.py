@@ -1,0 +1,69 @@
+"""Job ids: UUIDv7 (RFC 9562), from a generator of this process.
+
+48 bits of milliseconds, 12 bits random per process, 62 bits that count up from a random start: ids of one process sort in
+the order they were made, and two processes clash only if their random starts lie within a few jobs of each other out of
+2**61. Costs 0.3 µs where `uuid.uuid4` costs 5 (bench/test_micro.py). Reseeded after a fork.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import struct
+import uuid
+from collections.abc import Callable
+
+from fastjobs import clock
+
+_pack = struct.Struct(">QQ").pack
+
+
+class _Source:
+    """The per-process state; replaced as a whole after a fork."""
+
+    def __init__(self) -> None:
+        seed = int.from_bytes(os.urandom(10), "big")
+        self.version_bits = 0x7000 | (seed >> 62) & 0xFFF
+        self.next_low: Callable[[], int] = itertools.count((1 << 63) | seed & ((1 << 61) - 1)).__next__
+
+
+_source = _Source()
+
+
+def _reseed() -> None:
+    global _source
+    _source = _Source()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reseed)
+
+
+def new_id() -> bytes:
+    """A fresh job id, 16 bytes. Safe to call from several threads."""
+    source = _source
+    return _pack(int(clock.wall() * 1000) << 16 | source.version_bits, source.next_low())
+
+
+def id_text(id: bytes) -> str:
+    """*id* as people read it: ``0192a3b4-c5d6-7e8f-9a0b-1c2d3e4f5061``."""
+    text = id.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def parse_id(text: str) -> bytes:
+    """The 16 bytes of an id given as text, with or without dashes. ValueError if it is none."""
+    try:
+        return uuid.UUID(text).bytes
+    except ValueError:
+        raise ValueError(f"{text!r} is not a job id: 32 hexadecimal digits, dashes allowed") from None
+
+
+def id_word(id: bytes) -> int:
+    """The last 8 bytes of *id*, the part that counts, as one unsigned 64-bit number; never 0."""
+    return int.from_bytes(id[8:], "big")
+
+
+def fresh_name() -> str:
+    """A name for a lease, worker or producer that nobody had before: 20 hexadecimal digits, random."""
+    return os.urandom(10).hex()

@@ -1,0 +1,193 @@
+"""The shared mapping: what workers, supervisor and maintenance know of each other without a message.
+
+One mapping of 64-bit words, made before the forks: a header and twice as many slots as workers (a dead worker's slot is
+used again only when maintenance has taken over its jobs). Every word has one writer at a time and is written whole, through
+`memoryview.cast("Q")`: `struct.pack_into` writes byte by byte, and 9 % of cross-process reads were torn. Workers write without
+locks; maintenance, the supervisor and the progress line read.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from enum import IntEnum
+
+LAYOUT = 0x66_6A_00_01
+"""Magic and version of the layout, checked when a re-executed supervisor takes its mapping over."""
+
+OPEN_CLAIMS = 126
+"""Claims a worker may publish as open; it holds a handful (current, prefetched, settling, and splits)."""
+
+
+class Head(IntEnum):
+    """Words of the header."""
+
+    LAYOUT = 0
+    SLOTS = 1
+    RUNNERS = 2  #: started-job words per slot
+    BEAT_NS = 3  #: maintenance: monotonic time of its last successful renewal
+    BURST_DONE = 4  #: maintenance: nothing ready and nothing in flight
+    DELAYED_LEFT = 5  #: maintenance: delayed jobs at the last look, plus 1; 0 = not known
+    READY = 6  #: maintenance: ready jobs at the last look, plus 1; 0 = not known
+    DEAD_TOTAL = 7  #: jobs that maintenance itself declared dead
+    STORE_DOWN = 8  #: maintenance: 1 while the store cannot be reached
+    COUNT = 16
+
+
+class State(IntEnum):
+    """Of a slot."""
+
+    FREE = 0  #: nobody's; set by maintenance when a dead worker's jobs are in good hands
+    STARTING = 1
+    RUNNING = 2
+    DRAINING = 3  #: stopping: finishes what runs, claims nothing
+    DEAD = 4  #: reaped by the supervisor; maintenance adopts its jobs next
+
+
+class Word(IntEnum):
+    """Words of one slot, before its claims and started jobs."""
+
+    PID = 0
+    NUMBER = 1  #: of the worker: its id is <lease>.<number>-<incarnation>
+    INCARNATION = 2  #: written by the worker: raised when the store has forgotten it and it registers anew
+    STATE = 3
+    EXIT_STATUS = 4  #: as os.wait4 gave it, written before DEAD
+    MAX_RSS_KIB = 5  #: peak resident memory, as os.wait4 gave it
+    TICK_NS = 6  #: worker: monotonic time its loop last turned
+    CLAIMED = 7
+    DONE = 8
+    RETRIED = 9
+    DIED = 10
+    RELEASED = 11
+    RUNNING = 12  #: handlers running now
+    HELD = 13  #: claimed and not yet started
+    IDLE = 14  #: 1 while it holds nothing and waits for jobs
+    CODE = 15  #: generation of the code it runs, raised by each reload
+    TIMED_OUT = 16  #: 1: a job of it outlived its time limit by 10 s; it drains and is replaced
+    DRAINED = 17  #: 1: the supervisor told it to stop: what it leaves behind counts no loss
+    CALL = 18  #: number of the exchange in flight, set before it is sent and cleared after its claim is published; 0 = none
+    OPEN = 19  #: number of words used in the claims below
+    FIRST_CLAIM = 20
+    FIRST_RUNNER = 20 + OPEN_CLAIMS  #: two words a runner: the started job's `ids.id_word`, and 1 if it outlived its time limit
+
+
+NUMBER_MASK = (1 << 64) - 1
+
+
+class Slot:
+    """One worker's words. `words` is its part of the mapping; index it with `Word`."""
+
+    __slots__ = ("index", "runners", "words")
+
+    def __init__(self, index: int, words: memoryview, runners: int) -> None:
+        self.index = index
+        self.words = words
+        self.runners = runners
+
+    def clear(self) -> None:
+        """All words to 0: FREE."""
+        for index in range(len(self.words)):
+            self.words[index] = 0
+
+    @property
+    def state(self) -> State:
+        return State(self.words[Word.STATE])
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self.words[Word.STATE] = state
+
+    def worker_id(self, lease: str) -> str:
+        """Id of the worker in this slot."""
+        return worker_id(lease, self.words[Word.NUMBER], self.words[Word.INCARNATION])
+
+    def publish_claims(self, claims: list[int]) -> None:
+        """Write the ids of the open claims; more than `OPEN_CLAIMS` and the count says so by being higher."""
+        words = self.words
+        for offset, claim in enumerate(claims[:OPEN_CLAIMS]):
+            words[Word.FIRST_CLAIM + offset] = claim
+        words[Word.OPEN] = len(claims)
+
+    def open_claims(self) -> set[int] | None:
+        """The published open claims; None when there were too many to publish."""
+        count = self.words[Word.OPEN]
+        if count > OPEN_CLAIMS:
+            return None
+        return set(self.words[Word.FIRST_CLAIM : Word.FIRST_CLAIM + count])
+
+    def started(self) -> dict[int, bool]:
+        """Jobs whose handler had started and not ended, by `ids.id_word`; True if the job had outlived its time limit."""
+        first = int(Word.FIRST_RUNNER)
+        found = {}
+        for runner in range(self.runners):
+            word = self.words[first + 2 * runner]
+            if word:
+                found[word] = bool(self.words[first + 2 * runner + 1])
+        return found
+
+
+def worker_id(lease: str, number: int, incarnation: int) -> str:
+    """The id that a worker has in the store."""
+    return f"{lease}.{number}-{incarnation}"
+
+
+class Slots:
+    """The whole mapping. `Slots.create` makes one, `Slots.attach` takes one over by its file descriptor."""
+
+    def __init__(self, fd: int, mapping: mmap.mmap) -> None:
+        self.fd = fd
+        self._mapping = mapping
+        self.head = memoryview(mapping).cast("Q")
+        count, runners = self.head[Head.SLOTS], self.head[Head.RUNNERS]
+        size = Word.FIRST_RUNNER + 2 * runners
+        self.slots = [
+            Slot(index, self.head[Head.COUNT + index * size : Head.COUNT + (index + 1) * size], runners)
+            for index in range(count)
+        ]
+
+    @classmethod
+    def create(cls, slots: int, runners: int) -> Slots:
+        """A fresh mapping of *slots* slots with *runners* started-job words each, all free."""
+        size = 8 * (Head.COUNT + slots * (Word.FIRST_RUNNER + 2 * runners))
+        fd = _memory_file()
+        os.ftruncate(fd, size)
+        mapping = mmap.mmap(fd, size)
+        head = memoryview(mapping).cast("Q")
+        head[Head.LAYOUT], head[Head.SLOTS], head[Head.RUNNERS] = LAYOUT, slots, runners
+        head.release()
+        return cls(fd, mapping)
+
+    @classmethod
+    def attach(cls, fd: int) -> Slots:
+        """The mapping behind *fd*. ValueError if its layout is another version's."""
+        mapping = mmap.mmap(fd, os.fstat(fd).st_size)
+        if int.from_bytes(mapping[:8], "little") != LAYOUT and int.from_bytes(mapping[:8], "big") != LAYOUT:
+            mapping.close()
+            raise ValueError("the shared mapping has another layout")
+        return cls(fd, mapping)
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self.slots)
+
+    def total(self, word: Word) -> int:
+        """Sum of *word* over all slots."""
+        return sum(slot.words[word] for slot in self.slots)
+
+    def close(self) -> None:
+        """Unmap and close. Views of slots held elsewhere keep the memory alive until they go."""
+        for slot in self.slots:
+            slot.words.release()
+        self.head.release()
+        self._mapping.close()
+        os.close(self.fd)
+
+
+def _memory_file() -> int:
+    """An unnamed file in memory, not inherited across exec unless made so."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("fastjobs-slots", os.MFD_CLOEXEC)
+    fd, path = tempfile.mkstemp(prefix="fastjobs-")  # macOS has no memfd
+    os.unlink(path)
+    return fd
