@@ -13,7 +13,7 @@ import msgspec
 
 from fastjobs.errors import SerializationError
 from fastjobs.ids import new_id
-from fastjobs.model import DEFAULT_PRIORITY, DEFAULT_QUEUE, ENVELOPE_VERSION, Job
+from fastjobs.model import DEFAULT_PRIORITY, DEFAULT_QUEUE, ENVELOPE_VERSION, Entry, Job
 
 encode_job: Callable[[Job], bytes] = msgspec.msgpack.Encoder().encode
 _decode: Callable[[bytes], Job] = msgspec.msgpack.Decoder(Job).decode
@@ -42,6 +42,31 @@ def decode_job(envelope: bytes) -> Job:
     if len(job.id) != 16 or not 0 <= job.priority <= 9:
         raise SerializationError("unreadable envelope: its id or priority is out of range")
     return job
+
+
+class Routing(msgspec.Struct, array_like=True, gc=False):
+    """The fields of an envelope that every version keeps in their places: where the job belongs."""
+
+    version: int
+    priority: int
+    id: bytes
+    name: str
+    queue: str
+
+
+_decode_routing: Callable[[bytes], Routing] = msgspec.msgpack.Decoder(Routing).decode
+
+
+def newer_entry(envelope: bytes, delay_s: float) -> Entry:
+    """An envelope of a later version as it goes back to the store, byte for byte, due in *delay_s* seconds.
+
+    SerializationError if not even its routing can be read.
+    """
+    try:
+        routing = _decode_routing(envelope)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise SerializationError(f"unreadable envelope of {len(envelope)} bytes: {error}") from error
+    return Entry(routing.id, routing.queue, routing.priority, envelope, None, delay_s)
 
 
 def corrupt_job(envelope: bytes, now: float) -> Job:

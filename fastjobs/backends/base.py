@@ -159,3 +159,7 @@ class BackendAdmin(Protocol):
 
 class Store(Backend, BackendAdmin, Protocol):
     """A whole backend: both protocols."""
+
+    def clone(self) -> Store:
+        """As `Backend.clone`."""
+        ...

@@ -1,0 +1,102 @@
+"""`enqueue_many`: any number of prepared calls, in chunks, in constant memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from typing import Final
+
+from fastjobs.calls import Call
+from fastjobs.errors import BackendError, ConfigError, EnqueueManyError, EnqueueUncertain
+from fastjobs.model import Entry
+from fastjobs.producer import BATCH, BATCH_BYTES, Producer
+
+PIPELINED: Final = 2
+"""Pushes under way at once: the next chunk is encoded while the store works on the last."""
+
+
+async def enqueue_all(producer: Producer, calls: Iterable[Call] | AsyncIterable[Call]) -> int:
+    """Push *calls* in chunks. Returns how many. EnqueueManyError when it stops before the end, with what is known then."""
+    under_way: deque[tuple[asyncio.Task[None], int]] = deque()
+    accepted = 0
+    try:
+        try:
+            async for chunk in _chunks(calls):
+                if len(under_way) >= PIPELINED:
+                    accepted += await _confirmed(under_way)
+                under_way.append((asyncio.create_task(producer.push(chunk)), len(chunk)))
+        except (BackendError, asyncio.CancelledError):
+            raise
+        except Exception as error:  # of the iterable, or of what it yielded: what came before it still counts
+            while under_way:
+                accepted += await _confirmed(under_way)
+            raise EnqueueManyError(f"stopped after {accepted:,} jobs: {error}", accepted=accepted) from error
+        while under_way:
+            accepted += await _confirmed(under_way)
+    except BackendError as error:
+        if isinstance(error, EnqueueManyError):
+            raise
+        uncertain = await _abandon(under_way)
+        raise EnqueueManyError(
+            f"stopped: the first {accepted:,} jobs are stored; {uncertain:,} after them may or may not be. {error}",
+            accepted=accepted,
+            uncertain=uncertain,
+        ) from error
+    finally:
+        for task, _ in under_way:
+            task.cancel()
+    return accepted
+
+
+async def _confirmed(under_way: deque[tuple[asyncio.Task[None], int]]) -> int:
+    """Wait for the oldest push. Its size, once the store has confirmed it."""
+    task, size = under_way[0]
+    await task
+    under_way.popleft()
+    return size
+
+
+async def _abandon(under_way: deque[tuple[asyncio.Task[None], int]]) -> int:
+    """End the pushes under way; how many jobs of them may be stored."""
+    uncertain = 0
+    for task, size in under_way:
+        await asyncio.wait([task])
+        error = None if task.cancelled() else task.exception()
+        if error is None or isinstance(error, EnqueueUncertain):
+            uncertain += size
+    under_way.clear()
+    return uncertain
+
+
+async def _chunks(calls: Iterable[Call] | AsyncIterable[Call]) -> AsyncIterator[list[Entry]]:
+    """Entries of *calls*, at most `BATCH` jobs or about `BATCH_BYTES` bytes at a time, also what came before an error."""
+    chunk: list[Entry] = []
+    size = 0
+    try:
+        if isinstance(calls, AsyncIterable):
+            async for call in calls:
+                size += _append(chunk, call)
+                if len(chunk) >= BATCH or size >= BATCH_BYTES:
+                    yield chunk
+                    chunk, size = [], 0
+        else:
+            for call in calls:
+                size += _append(chunk, call)
+                if len(chunk) >= BATCH or size >= BATCH_BYTES:
+                    yield chunk
+                    chunk, size = [], 0
+    except Exception:
+        if chunk:
+            yield chunk
+        raise
+    if chunk:
+        yield chunk
+
+
+def _append(chunk: list[Entry], call: Call) -> int:
+    if not isinstance(call, Call):
+        raise ConfigError(f"enqueue_many takes prepared calls, f.prepare(…), got {type(call).__name__}")
+    entry = call.entry()
+    chunk.append(entry)
+    return len(entry.envelope)

@@ -1,0 +1,286 @@
+"""Calls to be stored: "this handler, with these arguments, under these options", and the typed handles to make them with."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from datetime import datetime
+from typing import (
+    Any,
+    Concatenate,
+    Final,
+    Generic,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
+
+import msgspec
+
+from fastjobs import clock
+from fastjobs.context import JobContext
+from fastjobs.durations import Duration, duration_s, epoch_s
+from fastjobs.envelope import encode_job
+from fastjobs.errors import ConfigError, SerializationError
+from fastjobs.ids import id_text, new_id
+from fastjobs.joblike import Job
+from fastjobs.model import DEFAULT_MAX_LOSSES, DEFAULT_PRIORITY, DEFAULT_QUEUE, ENVELOPE_VERSION, Entry
+from fastjobs.model import Job as StoredJob
+from fastjobs.options import EnqueueOptions, QueueOptions
+from fastjobs.registry import Handler
+from fastjobs.retry import RetryPolicy, carry_policy
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+NO_OPTIONS: Final = EnqueueOptions()
+
+MAX_PAYLOAD_BYTES: Final = 1024 * 1024
+"""Largest payload unless the JobQueue says otherwise."""
+
+
+class EnqueueKeywords(TypedDict, total=False):
+    """The fields of `EnqueueOptions`, as keywords."""
+
+    queue: str | None
+    priority: int | None
+    delay: Duration | None
+    run_at: datetime | None
+    max_attempts: int | None
+    timeout: Duration | None
+    retry: RetryPolicy | None
+    max_losses: int | None
+
+
+class HandlerKeywords(TypedDict, total=False):
+    """The fields of `HandlerOptions`, as keywords; `ctx` apart, for it decides the function's type."""
+
+    name: str | None
+    queue: str | None
+    priority: int | None
+    max_attempts: int | None
+    timeout: Duration | None
+    retry: RetryPolicy | None
+    max_losses: int | None
+    check: bool
+    isolate: bool
+
+
+class JobHandle:
+    """A job that was accepted. `str()` of it is its id."""
+
+    __slots__ = ("_id", "name", "queue")
+
+    def __init__(self, id: bytes, name: str, queue: str) -> None:
+        self._id = id
+        self.name = name
+        self.queue = queue
+
+    @property
+    def id(self) -> str:
+        """The job's id: a UUID, version 7."""
+        return id_text(self._id)
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __repr__(self) -> str:
+        return f"<JobHandle {self.name} {self.id}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, JobHandle) and other._id == self._id
+
+    def __hash__(self) -> int:
+        return hash(self._id)
+
+
+class Call:
+    """One call, arguments encoded and checked, not yet stored. May be enqueued any number of times: a new job each time."""
+
+    __slots__ = ("_headers", "_queue_options", "handler", "name", "options", "payload", "queue")
+
+    def __init__(
+        self,
+        name: str,
+        handler: Handler | None,
+        payload: bytes,
+        options: EnqueueOptions,
+        *,
+        queue_options: dict[str, QueueOptions],
+        max_payload_bytes: int,
+    ) -> None:
+        if len(payload) > max_payload_bytes:
+            raise SerializationError(
+                f"{name}: a payload of {len(payload):,} bytes is over the limit of {max_payload_bytes:,}; "
+                f"store the data elsewhere and pass a reference, or raise JobQueue(max_payload_bytes=…)"
+            )
+        self.name = name
+        self.handler = handler
+        self.payload = payload
+        self.options = options
+        self.queue = options.queue or (handler.queue if handler is not None else DEFAULT_QUEUE)
+        self._queue_options = queue_options
+        self._headers: dict[str, msgspec.Raw] | None = None if options.retry is None else carry_policy(options.retry)
+
+    def entry(self) -> Entry:
+        """A new job for this call, as it is stored. Nearest wins: enqueue over handler over queue over default."""
+        options, id = self.options, new_id()
+        job = StoredJob(
+            ENVELOPE_VERSION,
+            self._priority(),
+            id,
+            self.name,
+            self.queue,
+            self.payload,
+            clock.wall(),
+            0,
+            0,
+            options.max_attempts,
+            self._max_losses(),
+            None if options.timeout is None else duration_s(options.timeout, "timeout"),
+            self._headers,
+        )
+        return Entry(
+            id,
+            self.queue,
+            job.priority,
+            encode_job(job),
+            None if options.run_at is None else epoch_s(options.run_at, "run_at"),
+            0.0 if options.delay is None else duration_s(options.delay, "delay"),
+        )
+
+    def _priority(self) -> int:
+        if self.options.priority is not None:
+            return self.options.priority
+        if self.handler is not None and self.handler.options.priority is not None:
+            return self.handler.options.priority
+        of_queue = self._queue_options.get(self.queue)
+        return DEFAULT_PRIORITY if of_queue is None or of_queue.priority is None else of_queue.priority
+
+    def _max_losses(self) -> int:
+        if self.options.max_losses is not None:
+            return self.options.max_losses
+        return (self.handler.max_losses if self.handler is not None else None) or DEFAULT_MAX_LOSSES
+
+    def __repr__(self) -> str:
+        return f"<Call of {self.name}, {len(self.payload)} bytes>"
+
+
+class Door(Protocol):
+    """What a function's handle needs of its JobQueue."""
+
+    def call_of(self, handler: Handler, payload: bytes, options: EnqueueOptions) -> Call: ...
+    async def enqueue_call(self, call: Call) -> JobHandle: ...
+
+
+class JobFunction(Generic[P, Q, R_co]):
+    """A function registered as a handler.
+
+    Calling it calls the function as ever. `enqueue` and `prepare` take the same arguments without the context, checked by
+    mypy and pyright like the function itself.
+    """
+
+    def __init__(self, function: Callable[Q, R_co], handler: Handler, door: Door) -> None:
+        functools.update_wrapper(self, function)
+        self.handler = handler
+        self._function = function
+        self._door = door
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return self.handler.name
+
+    def __call__(self, *args: Q.args, **kwargs: Q.kwargs) -> R_co:
+        return self._function(*args, **kwargs)
+
+    def prepare(self, *args: P.args, **kwargs: P.kwargs) -> Call:
+        """This call as a value, for `enqueue_many` and `jobs.enqueue`.
+
+        TypeError for arguments the function does not take, SerializationError for values it does not.
+        """
+        return self._door.call_of(self.handler, self.handler.encode(args, kwargs), NO_OPTIONS)
+
+    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
+        """Store this call as a job; it is accepted when this returns.
+
+        Raises as `prepare`, BackendError when the store refuses it, EnqueueUncertain when the store did not answer in time.
+        """
+        return await self._door.enqueue_call(self._door.call_of(self.handler, self.handler.encode(args, kwargs), NO_OPTIONS))
+
+    def options(self, **options: Unpack[EnqueueKeywords]) -> ConfiguredFunction[P]:
+        """The same function with options of one enqueue: ``f.options(delay="5m", priority=9).enqueue(…)``.
+
+        ConfigError names an option that is wrong.
+        """
+        return ConfiguredFunction(self.handler, self._door, make_options(options))
+
+    def __get__(self, instance: object, owner: type | None = None) -> JobFunction[P, Q, R_co]:
+        return self
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name in _FOREIGN:
+            raise AttributeError(f"fastjobs has no .{name}(); write: await {self.handler.name}.enqueue(…)")
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        return f"<JobFunction {self.handler.name} at {self.handler.place}>"
+
+
+_FOREIGN: Final = {"delay", "apply_async", "send", "send_with_options", "kiq", "kicker", "defer", "s", "si", "schedule"}
+
+
+class ConfiguredFunction(Generic[P]):
+    """A registered function with options of one enqueue."""
+
+    __slots__ = ("_door", "_handler", "_options")
+
+    def __init__(self, handler: Handler, door: Door, options: EnqueueOptions) -> None:
+        self._handler = handler
+        self._door = door
+        self._options = options
+
+    def prepare(self, *args: P.args, **kwargs: P.kwargs) -> Call:
+        """As `JobFunction.prepare`, with the options."""
+        return self._door.call_of(self._handler, self._handler.encode(args, kwargs), self._options)
+
+    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
+        """As `JobFunction.enqueue`, with the options."""
+        return await self._door.enqueue_call(self.prepare(*args, **kwargs))
+
+
+JobName: TypeAlias = str | type[Job[Any]] | Job[Any] | JobFunction[Any, Any, Any]
+"""How an enqueue may name its job."""
+
+
+class JobDecorator(Protocol):
+    """What ``@jobs.job(…)`` returns: a first parameter of type JobContext is not an argument of the job."""
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[JobContext[Any], P], R], /
+    ) -> JobFunction[P, Concatenate[JobContext[Any], P], R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> JobFunction[P, P, R]: ...
+
+
+class PlainDecorator(Protocol):
+    """What ``@jobs.job(ctx=False, …)`` returns: every parameter is an argument of the job."""
+
+    def __call__(self, function: Callable[P, R], /) -> JobFunction[P, P, R]: ...
+
+
+def make_options(options: EnqueueKeywords) -> EnqueueOptions:
+    """EnqueueOptions from keywords. ConfigError names an option that does not exist."""
+    unknown = options.keys() - EnqueueOptions.__dataclass_fields__.keys()
+    if unknown:
+        known = ", ".join(EnqueueOptions.__dataclass_fields__)
+        raise ConfigError(f"no such option: {', '.join(sorted(unknown))}; an enqueue takes: {known}")
+    return EnqueueOptions(**options)

@@ -1,0 +1,75 @@
+"""The claims a worker holds: which of their jobs have ended, when to tell the store, and how much to claim."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastjobs.model import Outcome, Settlement
+
+SETTLE_AFTER_S: Final = 1.0
+"""A job that is done waits at most so long for the rest of its claim; then the rest moves to a claim of its own."""
+
+SETTLE_OUTCOMES_AFTER_S: Final = 0.1
+"""The same for a retry or a dead job: its delay counts from the moment the store hears of it."""
+
+
+class OpenClaim:
+    """One batch of jobs leased to this worker."""
+
+    __slots__ = ("ended", "ended_since", "id", "left", "lost", "outcomes")
+
+    def __init__(self, id: int, size: int) -> None:
+        self.id = id
+        self.left = size  #: jobs not ended
+        self.ended = bytearray(size)  #: 1 per ended job
+        self.outcomes: list[Outcome] = []  #: of ended jobs that are not simply done
+        self.ended_since = 0.0  #: clock.monotonic, when its first job ended; 0: none has
+        self.lost = False  #: others have it: what becomes of its jobs here no longer counts
+
+    def end(self, index: int, outcome: Outcome | None) -> None:
+        """The job at *index* has ended."""
+        self.ended[index] = 1
+        self.left -= 1
+        if outcome is not None:
+            self.outcomes.append(outcome)
+
+    def unfinished(self) -> list[int]:
+        """Indexes of the jobs that have not ended, ascending."""
+        return [index for index, ended in enumerate(self.ended) if not ended]
+
+    def settlement(self, into: int = 0) -> Settlement:
+        """What to tell the store now; unfinished jobs move to the claim *into*."""
+        return Settlement(self.id, self.outcomes, self.unfinished() if self.left else [], into)
+
+    def due_in_s(self, now: float) -> float | None:
+        """Seconds until its ended jobs have waited long enough for the rest; None while none has ended."""
+        if not self.ended_since:
+            return None
+        return self.ended_since + (SETTLE_OUTCOMES_AFTER_S if self.outcomes else SETTLE_AFTER_S) - now
+
+
+class Pace:
+    """How many jobs a worker can start soon, so that it claims those and leaves the rest to others.
+
+    Jobs started per second while some were waiting, as a moving average: high for jobs that end or suspend at once, low for
+    those that hold the loop, and that of the completions while all runners are busy. `HORIZON_S` of that is held ready.
+    """
+
+    HORIZON_S: Final = 0.02
+    FIRST: Final = 16  #: jobs of the first claim, nothing being known yet
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.rate: float | None = None  #: jobs/s
+
+    def sample(self, started: int, seconds: float) -> None:
+        """*started* jobs were started in *seconds* during which some were waiting to start."""
+        if started:
+            rate = started / max(seconds, 1e-6)
+            self.rate = rate if self.rate is None else 0.5 * self.rate + 0.5 * rate
+
+    def target(self, free: int) -> int:
+        """Jobs to hold ready while *free* runners are idle; at least 1 if any is."""
+        if self.rate is None:
+            return min(free, self.FIRST)
+        return min(self.most, max(int(self.rate * self.HORIZON_S), 1 if free else 0))

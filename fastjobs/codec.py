@@ -1,0 +1,216 @@
+"""Payload ↔ JSON bytes, by one of two encoders: orjson, or msgspec for those who must be free of Rust.
+
+Both write the same JSON and either reads the other's jobs, because one typed decoder (msgspec) reads them all. orjson is the
+quick way for what both write alike; whatever it does not know or would write differently is handed to msgspec's encoder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, Final, Literal, TypeAlias
+from uuid import UUID
+
+import msgspec
+from msgspec import inspect as mi
+
+from fastjobs.errors import ConfigError, SerializationError
+from fastjobs.payload_types import Hook, Hooks, Traits, examine, is_pydantic, type_name
+from fastjobs.payload_values import ABSENT, ROOT, check_depth, check_sendable, describe, find_unencodable, too_deep
+
+CodecName: TypeAlias = Literal["orjson", "msgspec"]
+Encode: TypeAlias = Callable[[Any], bytes]
+Decode: TypeAlias = Callable[[bytes], Any]
+
+# Subclasses of these are stored as the plain type; msgspec takes only the types themselves. datetime stands before date.
+_BASES: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
+    (str, str.__str__),
+    (int, int.__int__),
+    (float, float.__float__),
+    (datetime, lambda v: datetime.combine(date(v.year, v.month, v.day), _plain_time(v.timetz()))),
+    (date, lambda v: date(v.year, v.month, v.day)),
+    (time, lambda v: _plain_time(v)),
+    (timedelta, lambda v: timedelta(v.days, v.seconds, v.microseconds)),
+    (Decimal, Decimal),
+    (UUID, lambda v: UUID(int=v.int)),
+    (bytes, lambda v: bytes(memoryview(v))),
+)
+
+
+def _plain_time(value: time) -> time:
+    return time(value.hour, value.minute, value.second, value.microsecond, value.tzinfo, fold=value.fold)
+
+
+class PayloadCodec:
+    """How payloads are written and read. Made by `codec`."""
+
+    __slots__ = ("dumps", "hooks", "name", "thorough")
+
+    def __init__(self, name: CodecName, hooks: Hooks) -> None:
+        self.name: CodecName = name
+        self.hooks = hooks
+        #: writes all that can be stored; raises the encoder's own errors
+        self.thorough: Encode = msgspec.json.Encoder(enc_hook=self._lower).encode
+        #: the quick way; what it refuses `thorough` may still take
+        self.dumps: Encode = self.thorough if name == "msgspec" else _orjson_dumps(self.thorough)
+
+    def encode(self, value: Any) -> bytes:
+        """*value*, of no known type, as JSON. SerializationError with the path of what cannot be stored as it is."""
+        payload = self.encode_unchecked(value)
+        check_depth(payload)
+        if msgspec.json.decode(payload) != value:  # plain JSON data, and neither NaN nor infinity in it, comes back equal
+            check_sendable(value)
+        return payload
+
+    def encode_unchecked(self, value: Any) -> bytes:
+        """*value* as JSON, NaN and infinity as null. SerializationError with the path of what cannot be stored."""
+        try:
+            return self.dumps(value)
+        except Exception:
+            return self.encode_thoroughly(value)
+
+    def encode_thoroughly(self, value: Any) -> bytes:
+        """As `encode_unchecked`, for a *value* that the quick way refused."""
+        try:
+            return self.thorough(value)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise find_unencodable(value, self.thorough, error) from error
+
+    def decoder(self, kind: Any) -> Decode:
+        """The typed decoder of *kind*. It raises msgspec's errors (see `decode_error`); TypeError if there can be none."""
+        return msgspec.json.Decoder(kind, dec_hook=self._raise).decode
+
+    def with_types(self, types: Mapping[type, Hook] | None) -> PayloadCodec:
+        """This codec with *types* as `codec` takes them. ConfigError for those that are wrong."""
+        return self if not types or types == self.hooks else PayloadCodec(self.name, _checked_hooks({**self.hooks, **types}))
+
+    def examine(self, kind: Any) -> Traits:
+        """What checking values of *kind* takes; NotStorable if payloads cannot have that type."""
+        return examine(kind, self.hooks)
+
+    def _lower(self, value: Any) -> Any:
+        """What msgspec is to write for a *value* it does not know."""
+        cls = type(value)
+        if self.hooks:
+            for base in cls.__mro__:
+                if base in self.hooks:
+                    return self.hooks[base][0](value)
+        if is_pydantic(cls):
+            return msgspec.Raw(value.model_dump_json(by_alias=True, round_trip=True, warnings="error").encode())
+        for base, plain in _BASES:
+            if isinstance(value, base):
+                return plain(value)
+        raise TypeError(f"unsupported type {type_name(cls)}")
+
+    def _raise(self, kind: Any, value: Any) -> Any:
+        """The instance of *kind* for the JSON *value*; the reverse of `_lower`."""
+        if kind is object:
+            return value
+        cls = getattr(kind, "__origin__", kind)
+        if cls in self.hooks:
+            return self.hooks[cls][1](value)
+        try:
+            return kind.model_validate_json(msgspec.json.encode(value))
+        except ValueError as error:
+            raise ValueError(_pydantic_text(error)) from error
+
+    def __repr__(self) -> str:
+        return f"<PayloadCodec {self.name}>"
+
+
+def codec(name: CodecName = "orjson", *, types: Mapping[type, Hook] | None = None) -> PayloadCodec:
+    """The codec called *name*, with *types* beyond those that fastjobs stores by itself.
+
+    `types={Path: (str, Path)}`: for a parameter annotated `Path`, a function to the JSON value that is stored, and one back.
+    ConfigError for an unknown name, a type that needs no hook, or "orjson" where that package is missing.
+    """
+    if name not in ("orjson", "msgspec"):
+        raise ConfigError(f'codec: must be "orjson" or "msgspec", got {name!r}')
+    return PayloadCodec(name, _checked_hooks(types or {}))
+
+
+def _checked_hooks(types: Mapping[type, Hook]) -> Hooks:
+    for kind, hook in types.items():
+        if not isinstance(kind, type):
+            raise ConfigError(f"codec(types): each key must be a class, got {kind!r}")
+        if not isinstance(hook, tuple) or len(hook) != 2 or not all(callable(function) for function in hook):
+            raise ConfigError(f"codec(types): {type_name(kind)}: must be two functions, to a JSON value and back, got {hook!r}")
+        try:
+            needs_hook = isinstance(mi.type_info(kind), mi.CustomType) and not is_pydantic(kind) and kind is not object
+        except TypeError as error:
+            raise ConfigError(f"codec(types): {type_name(kind)} cannot have a hook: {error}") from error
+        if not needs_hook:
+            raise ConfigError(f"codec(types): {type_name(kind)} is stored without a hook, which would never be called")
+    return dict(types)
+
+
+def _orjson_dumps(thorough: Encode) -> Encode:
+    try:
+        import orjson  # here, so that codec="msgspec" works where orjson is not installed
+    except ImportError as error:
+        raise ConfigError('codec="orjson" needs the package orjson: install it, or choose codec="msgspec"') from error
+    dumps = orjson.dumps
+    # Classes go to msgspec: orjson leaves out fields named _x, and adds attributes that are no fields. Times it writes alike.
+    options = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_UTC_Z
+
+    def other(value: Any) -> orjson.Fragment:
+        return orjson.Fragment(thorough(value))
+
+    def encode(value: Any) -> bytes:
+        return dumps(value, other, options)
+
+    return encode
+
+
+def _pydantic_text(error: ValueError) -> str:
+    """One line for pydantic's many; other errors as they are."""
+    errors = getattr(error, "errors", None)
+    if not callable(errors):
+        return str(error)
+    return "; ".join(f"{'.'.join(map(str, detail['loc'])) or 'value'}: {detail['msg']}" for detail in errors()[:3])
+
+
+_AT: Final = re.compile(r" - at `(?:key in )?([^`]*)`$")
+_FIELD: Final = re.compile(r"^Object (missing required|contains unknown) field (.*)$")
+_GOT: Final = re.compile(r"^Expected (\S+(?: \| \S+)*), got (\S+)$")
+_STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
+
+
+def decode_error(error: Exception, sent: Any = ABSENT) -> SerializationError:
+    """What the typed decoder said, with the path of the field; with the *sent* value in it where that was at hand."""
+    if isinstance(error, RecursionError):
+        return too_deep()
+    if sent is not ABSENT:
+        try:
+            check_sendable(sent)
+        except SerializationError as better:
+            return better
+    text = str(error)
+    at = _AT.search(text)
+    path = at[1] if at else ROOT if isinstance(error, msgspec.ValidationError) else ""
+    text = (text[: at.start()] if at else text).replace("`", "")
+    field = _FIELD.search(text)
+    if field:
+        return SerializationError("missing" if field[1] == "missing required" else "unknown field", path=f"{path}.{field[2]}")
+    found, value = _value_at(sent, path)
+    got = _GOT.match(text)
+    if got:
+        return SerializationError(f"expected {got[1]}, got {describe(value) if found else got[2]}", path=path)
+    shown = f" (it is {describe(value)})" if found else ""
+    return SerializationError(f"{text[:1].lower()}{text[1:]}{shown}", path=path)
+
+
+def _value_at(value: Any, path: str) -> tuple[bool, Any]:
+    """Whether *value* has something at *path*, and what."""
+    if value is ABSENT or _STEP.sub("", path) != ROOT:  # "[...]" in it: msgspec does not name keys
+        return False, None
+    for name, index in _STEP.findall(path):
+        try:
+            value = value[int(index)] if index else value[name] if isinstance(value, Mapping) else getattr(value, name)
+        except (LookupError, AttributeError, TypeError):
+            return False, None
+    return True, value

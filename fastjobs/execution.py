@@ -1,0 +1,304 @@
+"""Run one claimed job to one outcome: resolve, decode, run, judge. Used by the worker and `process_one` alike."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from fastjobs import clock
+from fastjobs.claims import OpenClaim
+from fastjobs.context import JobContext, Running
+from fastjobs.durations import duration_s, duration_text
+from fastjobs.envelope import NewerEnvelope, corrupt_job, encode_job, newer_entry
+from fastjobs.errors import SerializationError, UnknownJobError
+from fastjobs.ids import id_text
+from fastjobs.model import DEFAULT_MAX_ATTEMPTS, Entry, Failure, Job, Kind, Outcome
+from fastjobs.options import QueueOptions
+from fastjobs.registry import Handler, Registry
+from fastjobs.retry import (
+    DEFAULT_POLICY,
+    Discard,
+    RetryPolicy,
+    Snooze,
+    Verdict,
+    after_failure,
+    after_undecodable,
+    after_unknown,
+    carried_policy,
+    known_again,
+)
+from fastjobs.threads import JobThread, ThreadPool
+
+log = logging.getLogger("fastjobs.job")
+
+MESSAGE_LIMIT: Final = 2_000
+"""Characters of an error message kept with a job."""
+
+TRACEBACK_LIMIT: Final = 4_000
+"""Characters of a traceback kept with a job: its end, where the cause stands."""
+
+
+NEWER_DELAY_S: Final = 5.0
+"""A job whose envelope only newer workers can read comes back after so long."""
+
+
+class TimeLimitExceeded(Exception):
+    """The run took longer than its time limit."""
+
+
+class Runner(Running):
+    """What is known of the run that a task is in: the job, its deadline, and how to stop it."""
+
+    __slots__ = ("base", "cancelled_for", "deadline", "future", "item", "stopping_since", "task", "thread")
+
+    def __init__(self, base: int = 0) -> None:
+        super().__init__()
+        self.base = base  #: index of its words in the worker's slot
+        self.item: tuple[Job, OpenClaim, int] | None = None  #: what it runs: the job, its claim, its index there
+        self.task: asyncio.Task[Any] | None = None  #: that awaits the handler; for an isolated run, the run's own
+        self.thread: JobThread | None = None  #: that runs a sync handler
+        self.future: asyncio.Future[Any] | None = None  #: of that thread's call
+        self.deadline: float | None = None  #: clock.monotonic
+        self.cancelled_for: str | None = None  #: "timeout" or "drain" once this run was told to stop
+        self.stopping_since = 0.0  #: clock.monotonic when it was told
+
+    def stop(self, reason: str) -> None:
+        """Tell the run to stop, for *reason*. It has stopped when `Execution.run` returns."""
+        self.cancelled_for = reason
+        self.stopping_since = clock.monotonic()
+        self.deadline = None
+        if self.thread is not None:
+            assert self.future is not None
+            self.thread.interrupt(self.future, TimeLimitExceeded if reason == "timeout" else Interrupted)
+        elif self.task is not None:
+            self.task.cancel()
+
+
+class Interrupted(BaseException):
+    """Raised in the thread of a sync handler whose worker is told to stop at once."""
+
+
+def entry_of(job: Job, delay_s: float = 0.0) -> Entry:
+    """*job* as it is stored."""
+    return Entry(job.id, job.queue, job.priority, encode_job(job), None, delay_s)
+
+
+def outcome_of(index: int, verdict: Verdict) -> Outcome:
+    """*verdict* on the job at *index* of its claim, for the store."""
+    return Outcome(index, int(verdict.kind), entry_of(verdict.job, verdict.delay_s))
+
+
+def set_aside(index: int, envelope: bytes, error: SerializationError, worker: str) -> Outcome:
+    """What to do with an envelope that *worker* cannot read.
+
+    One of a later version goes back untouched, for newer workers; any other is dead, its bytes kept as the payload.
+    """
+    if isinstance(error, NewerEnvelope):
+        try:
+            return Outcome(index, int(Kind.RETRY), newer_entry(envelope, NEWER_DELAY_S))
+        except SerializationError as unreadable:
+            error = unreadable
+    log.error("an envelope of %d bytes cannot be read and is set aside as a dead letter: %s", len(envelope), error)
+    job = corrupt_job(envelope, clock.wall())
+    return outcome_of(index, after_undecodable(job, failure_of(job, "undecodable", error, worker)))
+
+
+def clean_text(text: str, limit: int) -> str:
+    """*text* cut to its last *limit* characters, storable as UTF-8."""
+    if len(text) > limit:
+        text = f"[{len(text) - limit} characters cut]…{text[-limit:]}"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def failure_of(job: Job, kind: str, error: BaseException, worker: str) -> Failure:
+    """*error* as an entry for *job*'s history, message and traceback cut at their limits."""
+    try:
+        message = str(error)
+    except Exception as broken:
+        message = f"(its message cannot be shown: str() raised {type(broken).__name__})"
+    lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-20) if error.__traceback__ else []
+    if len(message) > MESSAGE_LIMIT:
+        message = f"{message[:MESSAGE_LIMIT]}… [{len(message) - MESSAGE_LIMIT} characters cut]"
+    return Failure(
+        at=clock.wall(),
+        attempt=job.attempts + 1,
+        kind=kind,
+        error=type(error).__qualname__,
+        message=clean_text(message, 2 * MESSAGE_LIMIT),
+        traceback=clean_text("".join(lines), TRACEBACK_LIMIT),
+        worker=worker,
+    )
+
+
+class Execution:
+    """Runs jobs for one worker. `state` is what the app's lifespan yielded; `worker` the worker's id, for histories."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        queue_options: Mapping[str, QueueOptions],
+        *,
+        worker: str,
+        state: Any = None,
+        unknown_is_dead: bool = False,
+        log_jobs: bool = False,
+    ) -> None:
+        self.registry = registry
+        self.queue_options = queue_options
+        self.worker = worker
+        self.state = state
+        self.unknown_is_dead = unknown_is_dead
+        self.log_jobs = log_jobs
+        self.is_cancelled: Callable[[], bool] = lambda: False
+        """Whether whoever runs the jobs is being cancelled. If not, a handler's CancelledError is an ordinary failure."""
+        self.on_limit: Callable[[], None] = lambda: None
+        """Called when a run under a time limit starts."""
+        self.threads = ThreadPool()
+        self._rng = random.Random()  # noqa: S311 - spreads retries, guards nothing
+
+    async def run(self, job: Job, runner: Runner) -> Verdict | None:
+        """Run *job* in this task. None: done. Never raises, but for a cancellation that neither job nor *runner* asked for."""
+        handler = self.registry.get(job.name)
+        if handler is None:
+            return self._unknown(job)
+        try:
+            arguments = handler.decode(job.payload)
+        except SerializationError as error:
+            return self._judged(job, error, after_undecodable(job, failure_of(job, "undecodable", error, self.worker)), 0.0)
+        runner.cancelled_for = None
+        limit_s = job.timeout_s or handler.timeout_s or self._queue_timeout_s(job.queue)
+        started = clock.monotonic() if limit_s or self.log_jobs else 0.0
+        if limit_s:
+            runner.deadline = started + limit_s
+            self.on_limit()
+        if self.log_jobs:
+            log.info("→ %s %s", job.name, id_text(job.id))
+        try:
+            if handler.is_async and not handler.options.isolate:
+                context = JobContext(job, self._max_attempts(job, handler), self.state) if handler.wants_ctx else None
+                await handler.call(context, arguments)
+            else:
+                await self._run_apart(job, handler, arguments, runner)
+        except BaseException as error:
+            return self._failed(job, handler, error, runner, limit_s, started)
+        finally:
+            runner.deadline = None
+        if self.log_jobs:
+            log.info("✓ %s %s in %s", job.name, id_text(job.id), duration_text(clock.monotonic() - started))
+        return None
+
+    async def _run_apart(self, job: Job, handler: Handler, arguments: Any, runner: Runner) -> None:
+        """In a thread, or in a task of the job's own."""
+        context = JobContext(job, self._max_attempts(job, handler), self.state) if handler.wants_ctx else None
+        if not handler.is_async:
+            runner.thread, runner.future = self.threads.start(lambda: handler.call(context, arguments))
+            try:
+                await _to_its_end(runner.future, runner)
+            finally:
+                runner.thread = runner.future = None
+            return
+        outer, own = runner.task, asyncio.ensure_future(handler.call(context, arguments))
+        runner.task = own
+        try:
+            await _to_its_end(own, runner)
+        finally:
+            runner.task = outer
+
+    def _failed(
+        self, job: Job, handler: Handler, error: BaseException, runner: Runner, limit_s: float | None, started: float
+    ) -> Verdict:
+        """The verdict on a run that raised *error*; raises it again if it is a cancellation from outside."""
+        kind = "failed"
+        if runner.cancelled_for == "timeout" and isinstance(error, (asyncio.CancelledError, TimeLimitExceeded)):
+            kind, error = "timeout", TimeLimitExceeded(f"still running after its time limit of {duration_text(limit_s or 0)}")
+        elif isinstance(error, (asyncio.CancelledError, Interrupted)):
+            if runner.cancelled_for == "drain":
+                return Verdict(Kind.RELEASED, job)
+            if self.is_cancelled():
+                raise error
+        elif isinstance(error, Snooze):
+            kind = "snoozed"
+        elif isinstance(error, Discard):
+            kind = "discarded"
+        policy = self._policy(job, handler)
+        failure = failure_of(job, kind, error, self.worker)
+        verdict = after_failure(known_again(job), error, failure, policy, self._allowed(job, handler), self._rng)
+        return self._judged(job, error, verdict, started)
+
+    def _unknown(self, job: Job) -> Verdict:
+        known = ", ".join(sorted(self.registry.names())[:20]) or "none"
+        error = UnknownJobError(f"no handler named {job.name!r} in this worker; it knows: {known}")
+        failure = failure_of(job, "unknown", error, self.worker)
+        verdict = after_unknown(job, failure, now=clock.wall(), dead=self.unknown_is_dead)
+        return self._judged(job, error, verdict, 0.0)
+
+    def _judged(self, job: Job, error: BaseException, verdict: Verdict, started: float) -> Verdict:
+        """Say what became of the run: a dead job always, a retry at INFO."""
+        name, id = job.name, id_text(job.id)
+        if verdict.kind is Kind.DEAD:
+            log.warning("✗ %s %s dead after %d attempts: %s: %s", name, id, verdict.job.attempts, _type(error), _short(error))
+        elif self.log_jobs or log.isEnabledFor(logging.INFO):
+            delay = duration_text(verdict.delay_s)
+            log.info("↻ %s %s again in %s, attempt %d: %s: %s", name, id, delay, job.attempts + 1, _type(error), _short(error))
+        return verdict
+
+    def _policy(self, job: Job, handler: Handler) -> RetryPolicy:
+        """Nearest wins: base, cap and jitter from the enqueue; exception filters always from handler or queue."""
+        options = self.queue_options.get(job.queue)
+        ours = handler.policy or (options.retry if options else None) or DEFAULT_POLICY
+        carried = carried_policy(job)
+        if carried is None:
+            return ours
+        return RetryPolicy(
+            base=carried.base, cap=carried.cap, jitter=carried.jitter, retry_on=ours.retry_on, dead_on=ours.dead_on
+        )
+
+    def _allowed(self, job: Job, handler: Handler) -> int | None:
+        """max_attempts where the enqueue said nothing."""
+        if handler.max_attempts is not None:
+            return handler.max_attempts
+        options = self.queue_options.get(job.queue)
+        return options.max_attempts if options else None
+
+    def _max_attempts(self, job: Job, handler: Handler) -> int:
+        return job.max_attempts or self._allowed(job, handler) or DEFAULT_MAX_ATTEMPTS
+
+    def _queue_timeout_s(self, queue: str) -> float | None:
+        options = self.queue_options.get(queue) if self.queue_options else None
+        return duration_s(options.timeout, "timeout") if options and options.timeout is not None else None
+
+
+async def _to_its_end(future: asyncio.Future[Any], runner: Runner) -> None:
+    """Wait until *future* has ended, also when this task is cancelled meanwhile: the job's code must have stopped first.
+
+    A thread cannot be cancelled; an isolated task is cancelled along.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+            if runner.thread is None:
+                future.cancel()
+    if cancelled is not None and runner.cancelled_for is None:
+        if not future.cancelled():
+            future.exception()  # it is seen: the cancellation outweighs it
+        raise cancelled
+    future.result()
+
+
+def _type(error: BaseException) -> str:
+    return type(error).__qualname__
+
+
+def _short(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:
+        return "(no message)"
+    return text if len(text) <= 300 else f"{text[:300]}…"

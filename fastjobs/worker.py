@@ -1,0 +1,424 @@
+"""One worker process's work: claim → run → settle, the next batch claimed while this one runs.
+
+`Runners` holds the hot loop. Here is its counterpart, `Worker._feed`: the one task that calls the store, one call at a time.
+What has ended rides on the next claim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Protocol, TypeVar
+
+from fastjobs import clock
+from fastjobs.backends.base import Backend
+from fastjobs.claims import OpenClaim, Pace
+from fastjobs.envelope import decode_job
+from fastjobs.errors import BackendError, SchemaError, SerializationError, StaleCall, StoreUnavailable, WorkerGone
+from fastjobs.execution import Execution, entry_of, set_aside
+from fastjobs.model import Exchanged, Kind, Outcome, Settlement
+from fastjobs.options import QueueOptions, WorkerOptions
+from fastjobs.registry import Registry
+from fastjobs.retry import is_suspect
+from fastjobs.runners import COUNTER, Item, Runners
+from fastjobs.slots import Slot, State, Word
+
+log = logging.getLogger("fastjobs.worker")
+
+T = TypeVar("T")
+
+Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
+
+IDLE_WAIT_S: Final = 1.0
+"""Longest wait for a wake-up: an idle worker asks the store at least this often."""
+
+FLUSH_S: Final = 0.005
+"""Ended claims wait at most so long for a claim to ride on."""
+
+CUT_OFF_MARGIN_S: Final = 2.0
+"""So long before its lease could be taken, a worker that cannot reach the store starts nothing more."""
+
+STOP_S: Final = 2.0
+"""For runs that were told to stop when the grace time ended."""
+
+
+class App(Protocol):
+    """What a worker needs to know of its JobQueue."""
+
+    @property
+    def registry(self) -> Registry: ...
+    @property
+    def queue_options(self) -> Mapping[str, QueueOptions]: ...
+    @property
+    def lifespan(self) -> Lifespan | None: ...
+
+
+@contextlib.asynccontextmanager
+async def _no_lifespan() -> AsyncIterator[None]:
+    yield None
+
+
+class Worker:
+    """Claims and runs jobs until drained.
+
+    *lease* and *slot* name it: its id in the store is `slot.worker_id(lease)`, and whoever keeps the lease reads in the slot
+    what it holds. `unfinished` says after `run` how many jobs would not stop; they stay leased, for that keeper to settle.
+    """
+
+    def __init__(self, backend: Backend, app: App, options: WorkerOptions, *, lease: str, slot: Slot) -> None:
+        self.backend = backend
+        self.options = options
+        self.unfinished = 0
+        self._lease = lease
+        self._slot = slot
+        self._words = slot.words
+        self._lifespan: Lifespan = app.lifespan or _no_lifespan
+        self._queues: Sequence[str] = tuple(options.queues or app.registry.queues())
+        self._execution = Execution(
+            app.registry,
+            app.queue_options,
+            worker=slot.worker_id(lease),
+            unknown_is_dead=options.unknown == "dead",
+            log_jobs=options.log_jobs,
+        )
+        self._pace = Pace(2 * options.batch)
+        self._changed = asyncio.Event()
+        self._runners = Runners(self._execution, slot, self._pace, self._changed.set)
+        self._n = 0
+        self._claims: dict[int, OpenClaim] = {}
+        self._suspects: list[Item] = []  # claimed, to be run alone
+        self._lone = False  # one of them is in the runners' hands
+        self._parked: list[Item] | None = None  # ready jobs held back while the store is out of reach
+        self._dry: asyncio.Task[bool] | None = None  # waits for a wake-up: the store had nothing more
+        self._over_since = 0.0  # clock.monotonic, when the first ended claim began to wait; 0: none waits
+        self._draining = False
+        self._end_at = float("inf")  # clock.monotonic, when the grace time ends
+        self._main: asyncio.Task[Any] | None = None
+
+    async def run(self) -> None:
+        """Work until `drain` is called or this task is cancelled; then drain, and raise CancelledError if cancelled.
+
+        A second cancellation ends the grace time. Survives outages of the store. Raises what the lifespan raises, and
+        BackendError if the store refuses this worker at the start.
+        """
+        self._main = asyncio.current_task()
+        self._execution.is_cancelled = lambda: self._main is not None and self._main.cancelling() > 0
+        self._words[Word.TICK_NS] = int(clock.monotonic() * 1e9)
+        cancelled: asyncio.CancelledError | None = None
+        await self._patiently(self.backend.open, at_start=True)
+        await self._patiently(lambda: self.backend.register(self._id), at_start=True)
+        try:
+            async with self._lifespan() as state:
+                self._execution.state = state
+                self._runners.start(self.options.concurrency)
+                if not self._draining:
+                    self._slot.state = State.RUNNING
+                feeder = asyncio.create_task(self._feed(), name="fastjobs-feed")
+                while not feeder.done():
+                    try:
+                        await asyncio.wait([feeder])
+                    except asyncio.CancelledError as error:
+                        cancelled = error
+                        self.drain()
+                await self._runners.close()
+                feeder.result()
+        finally:
+            if not self._claims:
+                with contextlib.suppress(BackendError):  # a record left behind is taken by maintenance
+                    await self.backend.retire(self._id)
+            self._execution.threads.close()
+        if cancelled is not None:
+            raise cancelled
+
+    def drain(self) -> None:
+        """Stop claiming, release what has not started, finish what runs within the grace time.
+
+        A second call ends the grace time. From the worker's own loop only.
+        """
+        self._end_at = clock.monotonic() + (0.0 if self._draining else self.options.grace_s)
+        self._draining = True
+        self._slot.state = State.DRAINING
+        self._changed.set()
+
+    @property
+    def _id(self) -> str:
+        return self._slot.worker_id(self._lease)
+
+    # -- feeding ------------------------------------------------------------------------------------------------------
+
+    async def _feed(self) -> None:
+        try:
+            while not self._draining:
+                try:
+                    await self._feed_once()
+                except (WorkerGone, StaleCall) as error:
+                    await self._start_over(error)
+            await self._finish()
+        except asyncio.CancelledError:  # the whole loop is being torn down: nobody will wait for a grace time
+            self._draining, self._end_at = True, 0.0
+            await self._finish()
+        finally:
+            if self._dry is not None:
+                self._dry.cancel()
+                await asyncio.wait([self._dry])
+
+    async def _feed_once(self) -> None:
+        """One exchange if there is reason for one, otherwise sleep until there may be."""
+        self._changed.clear()
+        self._care_for_suspects()
+        limit = self._appetite()
+        if self._dry is not None and self._dry.done():
+            self._dry = None
+        claiming = limit if self._dry is None else 0
+        now = clock.monotonic()
+        settlements = self._settlements(now, riding=claiming > 0)
+        if not claiming and not settlements:
+            await self._sleep(self._next_settlement_s(now))
+            return
+        answer = await self._exchange(settlements, limit)
+        if limit and not answer.jobs and self._dry is None:
+            self._wait_for_store(answer.next_due_s)
+
+    def _appetite(self) -> int:
+        """How many jobs to claim now."""
+        if self._draining or self._suspects or self._lone:
+            return 0
+        self._runners.sample_pace()
+        held = len(self._runners.ready)
+        target = self._pace.target(self.options.concurrency - self._runners.busy)
+        return min(self.options.batch, target - held) if 2 * held <= target else 0
+
+    def _wait_for_store(self, next_due_s: float | None) -> None:
+        timeout_s = IDLE_WAIT_S if next_due_s is None else min(IDLE_WAIT_S, max(next_due_s, 0.001))
+        self._dry = asyncio.create_task(self._wake_up(timeout_s), name="fastjobs-wait")
+        self._dry.add_done_callback(lambda _: self._changed.set())
+
+    async def _wake_up(self, timeout_s: float) -> bool:
+        try:
+            return await self.backend.wait(self._queues, timeout_s)
+        except BackendError:  # the next exchange will tell what is wrong; until then do not spin
+            await asyncio.sleep(min(timeout_s, 0.2))
+            return False
+
+    async def _sleep(self, timeout_s: float | None) -> None:
+        """Until something changes, at most *timeout_s* seconds."""
+        timer = None if timeout_s is None else asyncio.get_running_loop().call_later(timeout_s, self._changed.set)
+        try:
+            await self._changed.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    # -- settling -----------------------------------------------------------------------------------------------------
+
+    def _settlements(self, now: float, *, riding: bool) -> list[Settlement]:
+        """What to tell the store now: ended claims, and those whose ended jobs have waited long enough for the rest."""
+        runners = self._runners
+        if runners.over and not self._over_since:
+            self._over_since = now
+        settlements: list[Settlement] = []
+        if runners.over and (riding or now - self._over_since >= FLUSH_S or not runners.busy):
+            over, runners.over, self._over_since = runners.over, [], 0.0
+            settlements = [claim.settlement() for claim in over if not claim.lost]
+        for claim in list(self._claims.values()):
+            if claim.left and (due := claim.due_in_s(now)) is not None and due <= 0:
+                settlements.append(self._split(claim))
+        return settlements
+
+    def _next_settlement_s(self, now: float) -> float | None:
+        """Seconds until `_settlements` will have something, if nothing else happens."""
+        waits = [due for claim in self._claims.values() if claim.left and (due := claim.due_in_s(now)) is not None]
+        if self._runners.over:
+            waits.append(self._over_since + FLUSH_S - now)
+        return max(min(waits), 0.001) if waits else None
+
+    def _split(self, claim: OpenClaim) -> Settlement:
+        """Settle what has ended of *claim*; its other jobs stand in a new claim from here on, also in the slot."""
+        unfinished = claim.unfinished()
+        new = OpenClaim(self._next_n(), len(unfinished))
+        settlement = claim.settlement(new.id)
+        self._runners.move(claim, new, unfinished)
+        self._suspects = [(job, new, unfinished.index(i)) if old is claim else (job, old, i) for job, old, i in self._suspects]
+        self._claims[new.id] = new
+        return settlement
+
+    def _next_n(self) -> int:
+        self._n += 1
+        return self._n
+
+    async def _exchange(self, settlements: list[Settlement], limit: int) -> Exchanged:
+        """One call: settle, claim, take in what came. Its number and claims stand in the slot before it is sent."""
+        n = self._next_n()
+        self._publish(n)
+        answer = await self._patiently(lambda: self.backend.exchange(self._id, n, settlements, self._queues, limit))
+        for settlement, kept in zip(settlements, answer.kept, strict=True):
+            self._claims.pop(settlement.claim, None)
+            if not kept:
+                self._lose(settlement)
+        if answer.jobs:
+            self._take_in(n, answer.jobs)
+        self._publish(0)
+        return answer
+
+    def _publish(self, call: int) -> None:
+        self._slot.publish_claims(list(self._claims))
+        self._words[Word.CALL] = call
+
+    def _lose(self, settlement: Settlement) -> None:
+        """The claim was not ours any more: others run its jobs."""
+        log.warning("claim %d was taken over by others before it was settled; its jobs may have run twice", settlement.claim)
+        if settlement.into:
+            self._forget(self._claims.pop(settlement.into))
+
+    def _forget(self, claim: OpenClaim) -> None:
+        """Whatever comes of the jobs of *claim* here does not count; those not started will not be."""
+        claim.lost = True
+        kept = [item for item in self._runners.take_back() if item[1] is not claim]
+        self._suspects = [item for item in self._suspects if item[1] is not claim]
+        if kept:
+            self._runners.add(kept)
+
+    # -- taking jobs in -----------------------------------------------------------------------------------------------
+
+    def _take_in(self, n: int, envelopes: list[bytes]) -> None:
+        claim = self._claims[n] = OpenClaim(n, len(envelopes))
+        self._words[Word.CLAIMED] += len(envelopes)
+        items: list[Item] = []
+        for index, envelope in enumerate(envelopes):
+            try:
+                job = decode_job(envelope)
+            except SerializationError as error:
+                outcome = set_aside(index, envelope, error, self._id)
+                self._words[COUNTER[Kind(outcome.kind)]] += 1
+                claim.end(index, outcome)
+                continue
+            if job.losses and is_suspect(job):
+                self._suspects.append((job, claim, index))
+            else:
+                items.append((job, claim, index))
+        if not claim.left:
+            self._runners.over.append(claim)
+        elif claim.outcomes:
+            claim.ended_since = clock.monotonic()
+        if items:
+            self._runners.add(items)
+
+    def _release(self, items: list[Item]) -> None:
+        """Jobs that have not started go back to the head of their queue."""
+        for job, claim, index in items:
+            claim.end(index, Outcome(index, int(Kind.RELEASED), entry_of(job)))
+            self._words[Word.RELEASED] += 1
+            if not claim.left and not claim.lost:
+                self._runners.over.append(claim)
+            elif not claim.ended_since:
+                claim.ended_since = clock.monotonic()
+
+    def _care_for_suspects(self) -> None:
+        """A job that workers died of runs with nothing beside it: the other ready jobs go back, what runs ends first."""
+        runners = self._runners
+        if self._lone and not runners.busy and not runners.ready:
+            self._lone = False
+        if not self._suspects or self._lone:
+            return
+        self._release(runners.take_back())
+        self._release(self._suspects[1:])
+        del self._suspects[1:]
+        if not runners.busy:
+            self._lone = True
+            runners.add([self._suspects.pop()])
+
+    # -- trouble ------------------------------------------------------------------------------------------------------
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]], *, at_start: bool = False) -> T:
+        """Make *call* until the store answers, waiting longer each time, up to 2 s. Never spins.
+
+        Gives up only when a drain's grace time has ended: then raises the BackendError. A cancellation ends the grace time,
+        and the call is made once more: only its answer tells what we hold.
+        """
+        failing_since = 0.0
+        delay_s = 0.05
+        while True:
+            try:
+                answer = await call()
+                break
+            except (WorkerGone, StaleCall):
+                raise
+            except asyncio.CancelledError:
+                if at_start or self._end_at == 0.0:
+                    raise
+                self._draining, self._end_at = True, 0.0
+                continue
+            except BackendError as error:
+                if at_start and (self._draining or isinstance(error, SchemaError) or not isinstance(error, StoreUnavailable)):
+                    raise
+                now = clock.monotonic()
+                if self._draining and now >= self._end_at:
+                    raise
+                if not failing_since:
+                    failing_since = now
+                    log.warning("the store does not answer, trying again until it does: %s", error)
+                if now - failing_since > self.options.lease_ttl_s - CUT_OFF_MARGIN_S and self._parked is None:
+                    self._parked = self._runners.take_back()
+                await asyncio.sleep(delay_s * (0.5 + random.random()))  # noqa: S311 - spreads reconnects
+                delay_s = min(2 * delay_s, 2.0)
+        if failing_since:
+            log.warning("the store answers again after %.1f s", clock.monotonic() - failing_since)
+        if self._parked is not None:
+            parked, self._parked = self._parked, None
+            self._runners.add(parked)
+        return answer
+
+    async def _start_over(self, error: BackendError) -> None:
+        """The store does not know this worker (any more): all it held belongs to others. Register under a new id."""
+        held = sum(claim.left for claim in self._claims.values())
+        log.error("%s; %d jobs it held may run elsewhere; starting over", error, held)
+        for claim in self._claims.values():
+            claim.lost = True
+        self._claims.clear()
+        self._suspects.clear()
+        self._runners.take_back()
+        self._runners.over.clear()
+        self._words[Word.INCARNATION] += 1
+        self._publish(0)
+        self._execution.worker = self._id
+        await self._patiently(lambda: self.backend.register(self._id))
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    async def _finish(self) -> None:
+        """Release what has not started, let what runs finish, stop what does not, tell the store."""
+        self._slot.state = State.DRAINING
+        runners = self._runners
+        try:
+            stopping = False
+            while True:
+                self._changed.clear()
+                self._release(runners.take_back())
+                self._release(self._suspects)
+                self._suspects.clear()
+                now = clock.monotonic()
+                if settlements := self._settlements(now, riding=True):
+                    await self._exchange(settlements, 0)
+                    continue
+                if not runners.busy or (stopping and now >= self._end_at + STOP_S):
+                    break
+                if now >= self._end_at and not stopping:
+                    stopping = True
+                    self._end_at = now
+                    runners.stop_runs("drain")
+                waits = [self._end_at + (STOP_S if stopping else 0.0) - now]
+                if (due := self._next_settlement_s(now)) is not None:
+                    waits.append(due)
+                await self._sleep(max(min(waits), 0.001))
+            if settlements := [self._split(claim) for claim in list(self._claims.values()) if claim.ended_since]:
+                await self._exchange(settlements, 0)
+        except (WorkerGone, StaleCall) as error:
+            log.error("%s; its jobs belong to others", error)
+            self._claims.clear()
+        except BackendError as error:
+            log.error("the store cannot be reached at the end; what this worker holds is left to maintenance: %s", error)
+        self.unfinished = sum(claim.left for claim in self._claims.values())
