@@ -2,7 +2,7 @@
 
 `inspect.Signature.bind` costs 4 to 5 µs a call. Here each handler gets a function of its own whose parameters are those of the
 user's function, so that Python itself binds, defaults are told apart from what was given, and wrong calls fail in Python's own
-words. Binding, encoding and checking three simple fields together take about 1 µs (bench/test_micro.py).
+words. Binding, encoding and checking three simple fields together takes 0.7 µs (bench/test_micro.py).
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class PayloadCodec:
         if is_pydantic(cls):
             return msgspec.Raw(value.model_dump_json(by_alias=True, round_trip=True, warnings="error").encode())
         for base, plain in _BASES:
-            if isinstance(value, base):
+            if isinstance(value, base) and cls is not bool:  # bool: the key of a dict, which JSON would give back as str
                 return plain(value)
         raise TypeError(f"unsupported type {type_name(cls)}")
 
@@ -154,8 +154,9 @@ def _orjson_dumps(thorough: Encode) -> Encode:
     except ImportError as error:
         raise ConfigError('codec="orjson" needs the package orjson: install it, or choose codec="msgspec"') from error
     dumps = orjson.dumps
-    # Classes go to msgspec: orjson leaves out fields named _x, and adds attributes that are no fields. Times it writes alike.
-    options = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_UTC_Z
+    # To msgspec go classes: orjson leaves out fields named _x and adds attributes that are no fields; and times: orjson 3.13
+    # writes time(0, 0, 0, 10_000) as 00:00:00.10000, ten times too much, without a word.
+    options = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
     def other(value: Any) -> orjson.Fragment:
         return orjson.Fragment(thorough(value))
@@ -201,7 +202,9 @@ def decode_error(error: Exception, sent: Any = ABSENT) -> SerializationError:
     if got:
         return SerializationError(f"expected {got[1]}, got {describe(value) if found else got[2]}", path=path)
     shown = f" (it is {describe(value)})" if found else ""
-    return SerializationError(f"{text[:1].lower()}{text[1:]}{shown}", path=path)
+    if text[1:2].islower():
+        text = text[0].lower() + text[1:]
+    return SerializationError(f"{text}{shown}", path=path)
 
 
 def _value_at(value: Any, path: str) -> tuple[bool, Any]:

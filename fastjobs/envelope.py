@@ -7,13 +7,13 @@ bytes and is never decoded on the way. Encoding costs about 0.4 µs, decoding 0.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from fastjobs.errors import SerializationError
 from fastjobs.ids import new_id
-from fastjobs.model import DEFAULT_PRIORITY, DEFAULT_QUEUE, ENVELOPE_VERSION, Entry, Job
+from fastjobs.model import DEFAULT_PRIORITY, DEFAULT_QUEUE, ENVELOPE_VERSION, MAX_PRIORITY, Entry, Job
 
 encode_job: Callable[[Job], bytes] = msgspec.msgpack.Encoder().encode
 _decode: Callable[[bytes], Job] = msgspec.msgpack.Decoder(Job).decode
@@ -30,31 +30,48 @@ def decode_job(envelope: bytes) -> Job:
     """The job in *envelope*. NewerEnvelope if a later version wrote it, SerializationError if it cannot be read."""
     try:
         job = _decode(envelope)
-    except (msgspec.DecodeError, RecursionError) as error:
-        # A later version may have changed fields: its version number still stands second, behind the array's header.
-        if len(envelope) > 1 and envelope[0] & 0xF0 == 0x90 and ENVELOPE_VERSION < envelope[1] < 0x80:
-            raise NewerEnvelope(f"envelope of version {envelope[1]}; this worker reads up to {ENVELOPE_VERSION}") from error
-        raise SerializationError(f"unreadable envelope of {len(envelope)} bytes: {error}") from error
-    if job.version != ENVELOPE_VERSION:
-        if job.version > ENVELOPE_VERSION:
-            raise NewerEnvelope(f"envelope of version {job.version}; this worker reads up to {ENVELOPE_VERSION}")
-        raise SerializationError(f"envelope of unknown version {job.version}")
-    if len(job.id) != 16 or not 0 <= job.priority <= 9:
-        raise SerializationError("unreadable envelope: its id or priority is out of range")
-    return job
+    except _UNREADABLE as error:
+        version = _version_of(envelope)  # a later one may have changed the fields behind it
+        if version <= ENVELOPE_VERSION:
+            raise SerializationError(f"unreadable envelope of {len(envelope)} bytes: {error}") from error
+    else:
+        version = job.version
+        if version == ENVELOPE_VERSION:
+            return job
+    if version > ENVELOPE_VERSION:
+        raise NewerEnvelope(f"envelope of version {version}; this worker reads up to {ENVELOPE_VERSION}")
+    raise SerializationError(f"envelope of unknown version {version}")
+
+
+class _Version(msgspec.Struct, array_like=True, gc=False):
+    """The first field of an envelope of any version."""
+
+    version: int
 
 
 class Routing(msgspec.Struct, array_like=True, gc=False):
     """The fields of an envelope that every version keeps in their places: where the job belongs."""
 
     version: int
-    priority: int
-    id: bytes
+    priority: Annotated[int, msgspec.Meta(ge=0, le=MAX_PRIORITY)]
+    id: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
     name: str
     queue: str
 
 
+_decode_version: Callable[[bytes], _Version] = msgspec.msgpack.Decoder(_Version).decode
 _decode_routing: Callable[[bytes], Routing] = msgspec.msgpack.Decoder(Routing).decode
+
+_UNREADABLE: Final = (msgspec.DecodeError, ValueError, RecursionError)
+"""What msgspec raises; the ValueError is for text that is not UTF-8."""
+
+
+def _version_of(envelope: bytes) -> int:
+    """The version of an envelope whose other fields cannot be read; 0 if it has none."""
+    try:
+        return _decode_version(envelope).version
+    except _UNREADABLE:
+        return 0
 
 
 def newer_entry(envelope: bytes, delay_s: float) -> Entry:
@@ -64,7 +81,7 @@ def newer_entry(envelope: bytes, delay_s: float) -> Entry:
     """
     try:
         routing = _decode_routing(envelope)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise SerializationError(f"unreadable envelope of {len(envelope)} bytes: {error}") from error
     return Entry(routing.id, routing.queue, routing.priority, envelope, None, delay_s)
 
@@ -81,7 +98,7 @@ def header(job: Job, key: str, kind: type[Any]) -> Any:
         return None
     try:
         return msgspec.msgpack.decode(raw, type=kind)
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return None
 
 

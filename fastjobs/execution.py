@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import random
 import traceback
@@ -197,7 +198,7 @@ class Execution:
         if not handler.is_async:
             runner.thread, runner.future = self.threads.start(lambda: handler.call(context, arguments))
             try:
-                await _to_its_end(runner.future, runner)
+                _refuse_awaitable(handler, await _to_its_end(runner.future, runner))
             finally:
                 runner.thread = runner.future = None
             return
@@ -272,8 +273,16 @@ class Execution:
         return duration_s(options.timeout, "timeout") if options and options.timeout is not None else None
 
 
-async def _to_its_end(future: asyncio.Future[Any], runner: Runner) -> None:
-    """Wait until *future* has ended, also when this task is cancelled meanwhile: the job's code must have stopped first.
+def _refuse_awaitable(handler: Handler, result: object) -> None:
+    """A plain function that returns a coroutine has not done its work: say so rather than call the job done."""
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError(f"{handler.name} at {handler.place} returned an awaitable that nobody awaited; make it `async def`")
+
+
+async def _to_its_end(future: asyncio.Future[Any], runner: Runner) -> Any:
+    """The result of *future*, once it has ended, also when this task is cancelled meanwhile: the job's code must have stopped first.
 
     A thread cannot be cancelled; an isolated task is cancelled along.
     """
@@ -289,7 +298,7 @@ async def _to_its_end(future: asyncio.Future[Any], runner: Runner) -> None:
         if not future.cancelled():
             future.exception()  # it is seen: the cancellation outweighs it
         raise cancelled
-    future.result()
+    return future.result()
 
 
 def _type(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Annotated, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -25,6 +25,13 @@ SUSPECT_LOSSES = 2
 """From this many losses on a job is run alone in its worker."""
 
 
+MOST_COUNTED: Final = 2**31
+"""Highest count that is read from an envelope; options stop at a million."""
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MOST_COUNTED)]
+Limit: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MOST_COUNTED)]
+
+
 class Failure(msgspec.Struct, array_like=True, frozen=True):
     """One attempt that failed, or one loss, as kept in a job's history."""
 
@@ -40,21 +47,22 @@ class Failure(msgspec.Struct, array_like=True, frozen=True):
 class Job(msgspec.Struct, array_like=True, gc=False):
     """One stored request to run a handler. The envelope is this struct as a MessagePack array (see `envelope`).
 
+    The ranges in the annotations are checked when an envelope is decoded, in C.
     Fields are only ever added at the end; what is rare or optional goes into `headers`.
     """
 
     version: int
-    priority: int
-    id: bytes  #: 16 bytes, UUIDv7
+    priority: Annotated[int, msgspec.Meta(ge=0, le=MAX_PRIORITY)]
+    id: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]  #: UUIDv7
     name: str
     queue: str
     payload: bytes  #: JSON, never decoded and encoded again on the way
     created_at: float  #: seconds since the epoch, by the producer's clock
-    attempts: int = 0  #: runs that ended
-    losses: int = 0  #: worker deaths while it was running
-    max_attempts: int | None = None  #: runs in all, as the enqueue said; None: the handler's, the queue's or the default
-    max_losses: int = DEFAULT_MAX_LOSSES
-    timeout_s: float | None = None  #: of one run, from the handler's start, as the enqueue said
+    attempts: Count = 0  #: runs that ended
+    losses: Count = 0  #: worker deaths while it was running
+    max_attempts: Limit | None = None  #: runs in all, as the enqueue said; None: the handler's, the queue's or the default
+    max_losses: Limit = DEFAULT_MAX_LOSSES
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=1e10)] | None = None  #: of one run, from the handler's start, as the enqueue said
     headers: dict[str, msgspec.Raw] | None = None  #: opaque extras, each value MessagePack
     history: list[Failure] | None = None  #: oldest first, bounded
 

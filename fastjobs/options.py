@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -33,6 +34,12 @@ def check_int(value: object, field: str, low: int, high: int, hint: str = "") ->
         raise ConfigError(f"{field}: must be a whole number from {low} to {high:,}, got {value!r}")
     if not low <= value <= high:
         raise ConfigError(f"{field}: must be from {low} to {high:,}, got {value}{hint}")
+
+
+def check_bool(value: object, field: str) -> None:
+    """ConfigError naming *field* unless *value* is True or False."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{field}: must be True or False, got {value!r}")
 
 
 def _check_common(owner: str, priority: object, max_attempts: object, timeout: Duration | None, retry: object) -> None:
@@ -94,9 +101,8 @@ class HandlerOptions:
             check_name(self.queue, "job(queue)")
         _check_common("job", self.priority, self.max_attempts, self.timeout, self.retry)
         check_int(self.max_losses, "job(max_losses)", 1, 1_000)
-        for field in ("check", "isolate"):
-            if not isinstance(getattr(self, field), bool):
-                raise ConfigError(f"job({field}): must be True or False, got {getattr(self, field)!r}")
+        for field in ("check", "isolate") if self.ctx is None else ("check", "isolate", "ctx"):
+            check_bool(getattr(self, field), f"job({field})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +135,11 @@ class WorkerOptions:
     max_rss_mb: int | None = None  #: replace the worker once its resident memory is above so many MiB
 
     def __post_init__(self) -> None:
-        check_int(self.concurrency, "concurrency", 1, 10_000)
-        check_int(self.batch, "batch", 1, 10_000)
+        for field in ("concurrency", "batch"):
+            if getattr(self, field) is None:
+                raise ConfigError(f"{field}: must be a whole number from 1 to 10,000, got None")
+            check_int(getattr(self, field), field, 1, 10_000)
+        check_bool(self.log_jobs, "log_jobs")
         check_int(self.max_jobs, "max_jobs", 1, 10**15)
         check_int(self.max_rss_mb, "max_rss_mb", 1, 10**9)
         duration_s(self.grace, "grace")
@@ -138,6 +147,9 @@ class WorkerOptions:
         if self.unknown not in ("wait", "dead"):
             raise ConfigError(f'unknown: must be "wait" or "dead", got {self.unknown!r}')
         if self.queues is not None:
+            if isinstance(self.queues, str) or not isinstance(self.queues, Iterable):
+                raise ConfigError(f'queues: must be a list of queue names, ["mail", "video"], got {self.queues!r}')
+            object.__setattr__(self, "queues", tuple(self.queues))
             if not self.queues:
                 raise ConfigError("queues: name at least one queue")
             for queue in self.queues:

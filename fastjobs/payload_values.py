@@ -21,7 +21,7 @@ from fastjobs.errors import SerializationError
 from fastjobs.payload_types import is_pydantic
 
 MAX_DEPTH: Final = 100
-"""Deepest nesting of a payload. Any interpreter and codec reads this; beyond it they differ (orjson ends at 254)."""
+"""Levels of lists and objects in a payload. Any interpreter and codec takes these; beyond they differ (orjson ends at 254)."""
 
 ROOT: Final = "$"
 _IDENTITY: Final[Any] = object.__eq__
@@ -76,7 +76,8 @@ def _text(value: object) -> str:
 
 def describe(value: object) -> str:
     """Type and value, for messages."""
-    return "None" if value is None else f"{type(value).__name__} {_text(value)}"
+    text, kind = _text(value), type(value).__name__
+    return text if value is None or text.partition("(")[0].rpartition(".")[2] == kind else f"{kind} {text}"
 
 
 def _nonfinite(value: object, path: str) -> SerializationError:
@@ -116,12 +117,12 @@ def check_depth(payload: bytes) -> None:
         level = [msgspec.json.decode(payload)]
     except RecursionError as error:
         raise too_deep() from error
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         level = [
             child
             for node in level
-            if isinstance(node, (dict, list))
             for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, (dict, list))
         ]
         if not level:
             return
@@ -239,6 +240,8 @@ def _check_offset(sent: datetime | time, offset: timedelta, path: str) -> None:
 def _check_datetime(sent: Any, arrived: datetime, path: str) -> None:
     if not isinstance(sent, datetime):
         _refuse(sent, arrived, path)
+    if sent.tzinfo is UTC and sent == arrived:
+        return
     offset = sent.utcoffset()
     if offset is None:
         raise SerializationError(
@@ -290,7 +293,9 @@ def _check_dict(sent: Any, arrived: dict[Any, Any], path: str) -> None:
     for key, value in sent.items():
         child_path = key_path(path, key)
         if key not in arrived:
-            raise SerializationError(f"the key {describe(key)} would not arrive as it is; see the annotation", path=child_path)
+            dropped = isinstance(key, str) and len(arrived) < len(sent)
+            reason = "unknown field" if dropped else f"the key {describe(key)} would not arrive as it is; see the annotation"
+            raise SerializationError(reason, path=child_path)
         check_arrival(key, key, child_path)
         check_arrival(value, arrived[key], child_path)
     if len(sent) != len(arrived):

@@ -158,7 +158,7 @@ class JobQueue:
 
     def _payload_codec(self) -> PayloadCodec:
         if self._codec is None:
-            self._codec = codec_named(self._codec_name or codec_from_environment())
+            self._codec = codec_named(self._codec_name or codec_from_environment(), types=self._types)
         return self._codec
 
     # -- enqueueing ---------------------------------------------------------------------------------------------------

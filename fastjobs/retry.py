@@ -7,6 +7,7 @@ through `after_unknown`. Each returns a `Verdict`: the kind of outcome, the job 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple, TypeAlias
@@ -56,6 +57,14 @@ class Snooze(Exception):
         self.delay_s = duration_s(delay, "Snooze(delay)")
 
 
+def _exception_types(given: object, field: str) -> ExceptionTypes:
+    """One exception type or a collection of them as a tuple, as `isinstance` takes it. ConfigError for anything else."""
+    kinds = tuple(given) if isinstance(given, Iterable) and not isinstance(given, type) else (given,)
+    if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+        raise ConfigError(f"RetryPolicy({field}): must be exception types, got {given!r}")
+    return kinds
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """When a failed job runs again: base**attempts seconds, at most *cap*, plus up to *jitter* of that at random.
@@ -77,13 +86,9 @@ class RetryPolicy:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
                 raise ConfigError(f"RetryPolicy({field}): must be a number from {low:g} to {high:g}, got {value!r}")
         duration_s(self.cap, "RetryPolicy(cap)")
-        for field in ("retry_on", "dead_on"):
-            value = getattr(self, field)
-            if isinstance(value, type):
-                value = (value,)
-                object.__setattr__(self, field, value)
-            if value is not None and not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in value):
-                raise ConfigError(f"RetryPolicy({field}): must be exception types, got {value!r}")
+        if self.retry_on is not None:
+            object.__setattr__(self, "retry_on", _exception_types(self.retry_on, "retry_on"))
+        object.__setattr__(self, "dead_on", _exception_types(self.dead_on, "dead_on"))
 
     @property
     def cap_s(self) -> float:
@@ -118,9 +123,12 @@ DEFAULT_POLICY = RetryPolicy()
 
 
 def carried_policy(job: Job) -> RetryPolicy | None:
-    """The base, cap and jitter that an enqueue gave this job, if it did."""
+    """The base, cap and jitter that an enqueue gave this job, if it did and a policy can have them."""
     numbers = header(job, "retry", tuple[float, float, float])
-    return None if numbers is None else RetryPolicy(base=numbers[0], cap=numbers[1], jitter=numbers[2])
+    try:
+        return None if numbers is None else RetryPolicy(base=numbers[0], cap=numbers[1], jitter=numbers[2])
+    except ConfigError:  # no enqueue of ours wrote it; a job must come to a verdict all the same
+        return None
 
 
 def carry_policy(policy: RetryPolicy) -> dict[str, msgspec.Raw]:
@@ -191,7 +199,7 @@ def after_undecodable(job: Job, failure: Failure) -> Verdict:
 def after_unknown(job: Job, failure: Failure, *, now: float, dead: bool) -> Verdict:
     """The verdict on a job whose name no handler of this worker has.
 
-    A deploy looks like this from the old workers: the job goes back with a growing delay (1, 2, 4, … up to 60 s) and is dead
+    A deploy looks like this from the old workers: the job goes back with a growing delay (1, 1, 2, 4, … up to 60 s) and is dead
     an hour after the first worker that did not know it; with *dead*, at once. *now* in seconds since the epoch.
     """
     first_seen = header(job, "unknown_since", float)

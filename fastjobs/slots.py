@@ -8,17 +8,23 @@ locks; maintenance, the supervisor and the progress line read.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import tempfile
 from collections.abc import Iterator
 from enum import IntEnum
 
-LAYOUT = 0x66_6A_00_01
+from fastjobs.ids import fresh_name
+
+LAYOUT = 0x66_6A_00_02
 """Magic and version of the layout, checked when a re-executed supervisor takes its mapping over."""
 
 OPEN_CLAIMS = 126
 """Claims a worker may publish as open; it holds a handful (current, prefetched, settling, and splits)."""
+
+STACK_BYTES = 4096
+"""Of a silent worker's stacks kept in its slot, for the history of the jobs it dies with."""
 
 
 class Head(IntEnum):
@@ -33,6 +39,9 @@ class Head(IntEnum):
     READY = 6  #: maintenance: ready jobs at the last look, plus 1; 0 = not known
     DEAD_TOTAL = 7  #: jobs that maintenance itself declared dead
     STORE_DOWN = 8  #: maintenance: 1 while the store cannot be reached
+    RETRIED_TOTAL = 9  #: jobs that maintenance itself gave back for another attempt
+    RELEASED_TOTAL = 10  #: jobs that maintenance itself gave back to the head of their queues
+    ALIVE_NS = 11  #: maintenance: monotonic time its loop last turned, the store away or not
     COUNT = 16
 
 
@@ -87,9 +96,11 @@ class Slot:
         self.runners = runners
 
     def clear(self) -> None:
-        """All words to 0: FREE."""
-        for index in range(len(self.words)):
-            self.words[index] = 0
+        """All words to 0, the state last: whoever sees FREE may write the others."""
+        words = self.words
+        words[: Word.STATE] = memoryview(bytes(8 * Word.STATE)).cast("Q")
+        words[Word.STATE + 1 :] = memoryview(bytes(8 * (len(words) - Word.STATE - 1))).cast("Q")
+        words[Word.STATE] = State.FREE
 
     @property
     def state(self) -> State:
@@ -128,6 +139,35 @@ class Slot:
         return found
 
 
+    @property
+    def stack(self) -> str:
+        """What the worker's stacks were before it was killed; "" if nobody took them."""
+        text = self.words[self._first_stack + 1 :].tobytes()[: self.words[self._first_stack]]
+        return text.decode("utf-8", "replace")
+
+    @stack.setter
+    def stack(self, text: str) -> None:
+        encoded = text.encode("utf-8", "replace")[:STACK_BYTES]
+        self.words[self._first_stack + 1 :] = memoryview(encoded.ljust(STACK_BYTES, b"\0")).cast("Q")
+        self.words[self._first_stack] = len(encoded)
+
+    @property
+    def _first_stack(self) -> int:
+        return Word.FIRST_RUNNER + 2 * self.runners
+
+
+def lease_name(ttl_s: float) -> str:
+    """A fresh lease that others may take to have ended when it was not renewed for *ttl_s* seconds. The name says so itself:
+    fleets with other times to live must not judge it by theirs."""
+    return f"{fresh_name()}-{math.ceil(ttl_s * 1000)}"
+
+
+def lease_ttl_s(lease: str, default_s: float) -> float:
+    """The time to live that the name of *lease* says; *default_s* if it says none."""
+    _, dash, millis = lease.rpartition("-")
+    return int(millis) / 1000 if dash and millis.isdecimal() else default_s
+
+
 def worker_id(lease: str, number: int, incarnation: int) -> str:
     """The id that a worker has in the store."""
     return f"{lease}.{number}-{incarnation}"
@@ -141,7 +181,7 @@ class Slots:
         self._mapping = mapping
         self.head = memoryview(mapping).cast("Q")
         count, runners = self.head[Head.SLOTS], self.head[Head.RUNNERS]
-        size = Word.FIRST_RUNNER + 2 * runners
+        size = _slot_words(runners)
         self.slots = [
             Slot(index, self.head[Head.COUNT + index * size : Head.COUNT + (index + 1) * size], runners)
             for index in range(count)
@@ -150,7 +190,7 @@ class Slots:
     @classmethod
     def create(cls, slots: int, runners: int) -> Slots:
         """A fresh mapping of *slots* slots with *runners* started-job words each, all free."""
-        size = 8 * (Head.COUNT + slots * (Word.FIRST_RUNNER + 2 * runners))
+        size = 8 * (Head.COUNT + slots * _slot_words(runners))
         fd = _memory_file()
         os.ftruncate(fd, size)
         mapping = mmap.mmap(fd, size)
@@ -182,6 +222,10 @@ class Slots:
         self.head.release()
         self._mapping.close()
         os.close(self.fd)
+
+
+def _slot_words(runners: int) -> int:
+    return Word.FIRST_RUNNER + 2 * runners + 1 + STACK_BYTES // 8
 
 
 def _memory_file() -> int:

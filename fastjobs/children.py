@@ -1,0 +1,224 @@
+"""What the supervisor's children run: worker, maintenance, broker, and the throwaway one that tries an import.
+
+Each gets one `ChildTask`, runs `run_child`, and ends in `leave`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any, Final, NoReturn
+
+import msgspec
+import uvloop
+
+from fastjobs.app import load_app, other_threads
+from fastjobs.backends import mask_password, scheme_of
+from fastjobs.backends.broker import serve
+from fastjobs.childtask import (
+    EXIT_FAILED,
+    EXIT_IMPORT,
+    EXIT_REFUSED,
+    EXIT_UNFINISHED,
+    TASK_VARIABLE,
+    AppFacts,
+    ChildTask,
+    plain_options,
+    read_options,
+)
+from fastjobs.errors import AppImportError, BackendError, FastjobsError
+from fastjobs.maintenance import Maintenance
+from fastjobs.queue import JobQueue
+from fastjobs.slots import Slots
+from fastjobs.worker import Worker
+
+log = logging.getLogger("fastjobs.supervisor")
+
+PR_SET_PDEATHSIG: Final = 1
+
+
+def facts_of(jobs: JobQueue, spec: str, threads: list[str]) -> AppFacts:
+    """The facts about an imported app."""
+    return AppFacts(
+        spec=spec,
+        app_id=jobs.app_id,
+        scheme=scheme_of(jobs.url),
+        url=mask_password(jobs.url),
+        jobs={handler.name: handler.queue for handler in jobs.registry.handlers()},
+        queues=list(jobs.queues()),
+        options=plain_options(jobs.worker_options),
+        threads=threads,
+    )
+
+
+def main() -> NoReturn:
+    """A fresh interpreter's entry."""
+    task = msgspec.json.decode(os.environ.pop(TASK_VARIABLE), type=ChildTask)
+    code = EXIT_FAILED
+    try:
+        for fd in task.descriptors():
+            os.set_inheritable(fd, False)
+        code = run_child(task, None, None)
+    except FastjobsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = EXIT_IMPORT if isinstance(error, AppImportError) else EXIT_FAILED
+    except BaseException:
+        log.exception("%s process failed", task.role)
+    leave(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process now: no thread is joined, no exit handler of the supervisor's runs."""
+    with contextlib.suppress(Exception):
+        logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+# -- in the child -----------------------------------------------------------------------------------------------------
+
+
+def run_child(task: ChildTask, jobs: JobQueue | None, slots: Slots | None) -> int:
+    """Do *task*, return the exit code."""
+    end_with(task.supervisor, task.life_fd)
+    _connect_streams(task)
+    faulthandler.enable(file=2)
+    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
+    if task.role == "worker" and task.pipe_fd >= 0:
+        faulthandler.register(signal.SIGUSR2, file=task.pipe_fd, all_threads=True)
+    if task.role == "broker":
+        return uvloop.run(_serve(task))
+    if jobs is None:
+        jobs = load_app(task.spec, task.app_dir)
+        if task.role == "describe":
+            return _describe(task, jobs)
+        if task.log is not None:
+            task.log.apply()
+        gc.freeze()
+    if slots is None:
+        slots = Slots.attach(task.slots_fd)
+    if task.backend is not None:
+        jobs.use(task.backend)
+    work = _work if task.role == "worker" else _maintain
+    return uvloop.run(work(task, jobs, slots))
+
+
+def end_with(supervisor: int, life_fd: int) -> None:
+    """See to it that this process does not outlive the supervisor: a worker without one would keep its jobs for ever."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    elif life_fd >= 0:
+        threading.Thread(target=_watch_life, args=(life_fd,), name="fastjobs-life", daemon=True).start()
+    if os.getppid() != supervisor:  # it died before we asked
+        os._exit(EXIT_FAILED)
+
+
+def _watch_life(life_fd: int) -> None:
+    os.read(life_fd, 1)  # nobody writes: it returns when the last writer, the supervisor, is gone
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _connect_streams(task: ChildTask) -> None:
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)  # another process group's terminal would stop us on the first read
+    os.close(null)
+    if task.out_fd >= 0:
+        os.dup2(task.out_fd, 1)
+        os.dup2(task.err_fd, 2)
+
+
+async def _work(task: ChildTask, jobs: JobQueue, slots: Slots) -> int:
+    """A worker: drain on SIGTERM, end at once on the second."""
+    options = read_options(task.options)
+    slot = slots.slots[task.slot]
+    worker = Worker(jobs.store(), jobs, options, lease=task.lease, slot=slot)
+    told = False
+
+    def stop() -> None:
+        nonlocal told
+        if told:
+            os._exit(EXIT_UNFINISHED)
+        told = True
+        worker.drain()
+
+    _on_signals(stop)
+    os.register_at_fork(after_in_child=slots.close)  # a handler's own children have no business in it
+    try:
+        await worker.run()
+    except BackendError as error:
+        log.error("%s", error)
+        leave(0 if told else EXIT_REFUSED)
+    except Exception:
+        log.exception("worker failed")
+        leave(EXIT_FAILED)
+    # Not through the loop's end: that would wait for tasks and threads that would not stop.
+    leave(EXIT_UNFINISHED if worker.unfinished else 0)
+
+
+async def _maintain(task: ChildTask, jobs: JobQueue, slots: Slots) -> int:
+    maintenance = Maintenance(
+        jobs.store(),
+        lease=task.lease,
+        slots=slots,
+        options=read_options(task.options),
+        queues=task.queues,
+        observe=task.observe,
+        burst=task.burst,
+    )
+    stop = asyncio.Event()
+    _on_signals(stop.set)
+
+    def woken() -> None:
+        os.read(task.pipe_fd, 4096)
+        maintenance.wake()
+
+    asyncio.get_running_loop().add_reader(task.pipe_fd, woken)
+    await maintenance.run(stop)
+    leave(0)
+
+
+async def _serve(task: ChildTask) -> int:
+    serving = asyncio.ensure_future(_until_cancelled(serve(task.socket, started=lambda: os.write(task.pipe_fd, b"1"))))
+    _on_signals(serving.cancel)
+    try:
+        await asyncio.wait([serving])
+        return serving.result()
+    except BackendError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+
+
+async def _until_cancelled(work: Coroutine[Any, Any, None]) -> int:
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
+    return 0
+
+
+def _on_signals(action: Callable[[], object]) -> None:
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, action)
+    loop.add_signal_handler(signal.SIGINT, action)
+
+
+def _describe(task: ChildTask, jobs: JobQueue) -> int:
+    os.write(task.pipe_fd, msgspec.json.encode(facts_of(jobs, task.spec, other_threads())))
+    return 0
+
+
+def close_all(descriptors: Collection[int]) -> None:
+    """Close *descriptors*, those already closed too."""
+    for fd in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(fd)

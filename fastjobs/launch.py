@@ -1,0 +1,77 @@
+"""Start a child: by a fork that shares the imported app, or as a fresh interpreter that imports it by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import msgspec
+
+from fastjobs.children import leave, run_child
+from fastjobs.childtask import EXIT_FAILED, TASK_VARIABLE, ChildTask
+from fastjobs.queue import JobQueue
+from fastjobs.signals import HANDLED, reset_in_child
+from fastjobs.slots import Slots
+
+log = logging.getLogger("fastjobs.supervisor")
+
+
+def fork_child(task: ChildTask, jobs: JobQueue | None, slots: Slots | None, close: Callable[[], None]) -> int:
+    """Fork a child for *task*. *close* closes in it what is the supervisor's alone. Returns its pid."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Blocked until the child has its own handlers: ours would record a signal where nobody looks.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+    pid = os.fork()
+    if not pid:
+        _run_forked(task, jobs, slots, close)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with contextlib.suppress(OSError):  # the child does it too; whoever comes first
+        os.setpgid(pid, pid)
+    return pid
+
+
+def _run_forked(task: ChildTask, jobs: JobQueue | None, slots: Slots | None, close: Callable[[], None]) -> NoReturn:
+    code = EXIT_FAILED
+    try:
+        os.setpgid(0, 0)
+        close()
+        reset_in_child()
+        code = run_child(task, jobs, slots)
+    except BaseException:
+        log.exception("%s process failed", task.role)
+    leave(code)
+
+
+def spawn_child(task: ChildTask) -> int:
+    """Start a fresh interpreter for *task*. Returns its pid."""
+    environment = {**os.environ, TASK_VARIABLE: msgspec.json.encode(task).decode()}
+    arguments = [sys.executable, *_interpreter_flags(), "-c", "from fastjobs.children import main; main()"]
+    descriptors = task.descriptors()
+    for fd in descriptors:
+        os.set_inheritable(fd, True)
+    try:
+        return os.posix_spawn(
+            sys.executable, arguments, environment, setpgroup=0, setsigmask=(), setsigdef=(*HANDLED, signal.SIGUSR2)
+        )
+    finally:
+        for fd in descriptors:
+            os.set_inheritable(fd, False)
+
+
+def _interpreter_flags() -> list[str]:
+    """The flags that this interpreter was started with, up to the script, module or command."""
+    flags = []
+    rest = iter(sys.orig_argv[1:])
+    for argument in rest:
+        if not argument.startswith("-") or argument in ("-", "-c", "-m"):
+            break
+        flags.append(argument)
+        if argument in ("-W", "-X"):
+            flags.append(next(rest, ""))
+    return flags

@@ -1,0 +1,110 @@
+"""Servers, stores and event loops for all tests.
+
+`any_store` and `store_url` run a test on every kind of store; choose some with ``-k "memory or redis"``. The servers are
+private ones that the tests start, or yours: FASTJOBS_TEST_REDIS_URL, FASTJOBS_TEST_POSTGRES_URL. A server that cannot be
+started fails the run. FASTJOBS_TEST_EXAMPLES (default 100) is how long property tests search.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import pytest
+import uvloop
+from hypothesis import settings
+
+from fastjobs.backends.base import Store
+from tests.stores import KINDS, Place, Server, fresh_place
+
+settings.register_profile(
+    "fastjobs", max_examples=int(os.environ.get("FASTJOBS_TEST_EXAMPLES", "100")), deadline=None, print_blob=True
+)
+settings.load_profile("fastjobs")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """All async tests run on uvloop, as workers do."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@dataclass(frozen=True)
+class UsersServer:
+    """A server that somebody else keeps."""
+
+    url: str
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Server]:
+    """The lowest supported Redis, or the user's."""
+    yield from _redis("redis")
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[Server]:
+    """The newest Valkey."""
+    yield from _redis("valkey")
+
+
+def _redis(kind: str) -> Iterator[Server]:
+    url = os.environ.get("FASTJOBS_TEST_REDIS_URL")
+    if url and kind == "redis":
+        yield UsersServer(url)
+        return
+    from tests.servers.redis import RedisServer
+
+    server = RedisServer("redis" if kind == "redis" else "valkey")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """The wheel's Postgres, or the user's."""
+    url = os.environ.get("FASTJOBS_TEST_POSTGRES_URL")
+    if url:
+        yield UsersServer(url)
+        return
+    from tests.servers.postgres import PostgresServer
+
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(params=KINDS)
+def store_kind(request: pytest.FixtureRequest) -> str:
+    """The kind of the store that a test runs on."""
+    return str(request.param)
+
+
+@pytest.fixture
+async def place(store_kind: str, request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    """Where the test's jobs are; nobody else uses it."""
+    async with fresh_place(store_kind, lambda kind: request.getfixturevalue(f"{kind}_server")) as fresh:
+        yield fresh
+
+
+@pytest.fixture
+async def any_store(place: Place) -> AsyncIterator[Store]:
+    """An empty store of each kind in turn."""
+    backend = place.backend()
+    yield backend
+    await backend.close()
+
+
+@pytest.fixture
+def store_url(place: Place) -> str:
+    """A URL of the same store as `any_store`'s that other processes can use too."""
+    return place.url()

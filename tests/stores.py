@@ -1,0 +1,216 @@
+"""A fresh, empty store of each kind for one test, and a look at what is left in it afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+import uvloop
+
+from fastjobs.backends.base import Store
+from fastjobs.backends.broker import serve
+from fastjobs.backends.memory import MemoryBackend
+from fastjobs.backends.memory_core import MemoryStore
+from fastjobs.backends.remote import SocketBackend
+
+KINDS = ("memory", "socket", "redis", "valkey", "postgres")
+
+names = (f"t{os.getpid()}x{count}" for count in itertools.count())
+"""Namespaces and schemas: unlike those of other test processes on the same server."""
+
+
+class Server(Protocol):
+    """What the fixtures need of a running server."""
+
+    @property
+    def url(self) -> str: ...
+
+
+class Place(Protocol):
+    """Where one test keeps its jobs."""
+
+    def backend(self) -> Store:
+        """A new, unopened backend."""
+        ...
+
+    def url(self) -> str:
+        """For another process."""
+        ...
+
+    async def leftovers(self) -> list[str]:
+        """What a store still holds that has no jobs, no workers and no producers any more. Should be []."""
+        ...
+
+
+class BrokerThread:
+    """A broker on an event loop of its own, in a private directory."""
+
+    def __init__(self, core: MemoryStore) -> None:
+        self.directory = tempfile.mkdtemp(prefix="fj-", dir="/tmp")
+        self.path = f"{self.directory}/broker.sock"
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=lambda: uvloop.run(self._run(core)), name="broker", daemon=True)
+        self._thread.start()
+        if not self._started.wait(10):
+            raise RuntimeError("the broker did not start")
+
+    async def _run(self, core: MemoryStore) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.create_task(serve(self.path, store=core, started=self._started.set))
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.result()
+
+    def stop(self) -> None:
+        """Idempotent."""
+        if self._thread.is_alive():
+            assert self._loop is not None
+            assert self._task is not None
+            self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join(10)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class MemoryPlace:
+    """The memory store in this process; a broker serves it when another process asks."""
+
+    def __init__(self) -> None:
+        self.core = MemoryStore()
+        self._broker: BrokerThread | None = None
+
+    def backend(self) -> Store:
+        return MemoryBackend(self.core)
+
+    def url(self) -> str:
+        if self._broker is None:
+            self._broker = BrokerThread(self.core)
+        return f"memory+unix://{self._broker.path}"
+
+    async def leftovers(self) -> list[str]:
+        core = self.core
+        with core._lock:
+            left = [f"worker {name}" for name in core._workers]
+            left += [f"lease {name}" for name in core._leases]
+            left += [f"producer {name}" for name in core._producers]
+            left += [f"waiter on {name}" for name in core._watched]
+            left += [f"dead letter {id.hex()}" for id in core._dead]
+            for name, queue in core._queues.items():
+                left += [f"job in {name}"] * (queue.ready() + len(queue.delayed) + len(queue.dead))
+        return left
+
+    def close(self) -> None:
+        if self._broker is not None:
+            self._broker.stop()
+
+
+class SocketPlace(MemoryPlace):
+    """The same, reached through the broker by everybody."""
+
+    def backend(self) -> Store:
+        return SocketBackend(self.url().removeprefix("memory+unix://"))
+
+
+class RedisPlace:
+    """A namespace of its own on a Redis or Valkey server."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server.url
+        self._namespace = next(names)
+
+    def backend(self) -> Store:
+        from fastjobs.backends.redis import RedisBackend
+
+        return RedisBackend(self._server, namespace=self._namespace)
+
+    def url(self) -> str:
+        return f"{self._server}{'&' if '?' in self._server else '?'}namespace={self._namespace}"
+
+    async def keys(self) -> list[str]:
+        """Every key of the namespace."""
+        import redis.asyncio
+
+        async with redis.asyncio.from_url(self._server) as client:
+            return sorted([key.decode() async for key in client.scan_iter(match=f"{self._namespace}*", count=1000)])
+
+    async def leftovers(self) -> list[str]:
+        return await self.keys()
+
+    async def drop(self) -> None:
+        import redis.asyncio
+
+        async with redis.asyncio.from_url(self._server) as client:
+            for key in await self.keys():
+                await client.unlink(key)
+
+
+class PostgresPlace:
+    """A schema of its own on a Postgres server."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server.url
+        self._schema = next(names)
+
+    def backend(self) -> Store:
+        from fastjobs.backends.postgres import PostgresBackend
+
+        return PostgresBackend(self._server, schema=self._schema)
+
+    def url(self) -> str:
+        return f"{self._server}{'&' if '?' in self._server else '?'}schema={self._schema}"
+
+    async def leftovers(self) -> list[str]:
+        import asyncpg
+
+        connection = await asyncpg.connect(self._server)
+        try:
+            tables = await connection.fetch(
+                "select relname from pg_class where relkind in ('r', 'p') and relnamespace = $1::text::regnamespace",
+                self._schema,
+            )
+            left = []
+            for (table,) in tables:
+                if table not in ("meta", "queue"):  # the version, and the names of queues that held jobs
+                    left += [f"{table}: {row!r}" for row in await connection.fetch(f'select * from "{self._schema}"."{table}"')]
+            return left
+        finally:
+            await connection.close()
+
+    async def drop(self) -> None:
+        import asyncpg
+
+        connection = await asyncpg.connect(self._server)
+        try:
+            await connection.execute(f'drop schema if exists "{self._schema}" cascade')
+        finally:
+            await connection.close()
+
+
+@asynccontextmanager
+async def fresh_place(kind: str, server: Callable[[str], Server]) -> AsyncIterator[Place]:
+    """An empty store of *kind*, its schema in place; gone afterwards. *server* starts or finds the server of a kind."""
+    if kind in ("memory", "socket"):
+        memory = MemoryPlace() if kind == "memory" else SocketPlace()
+        try:
+            yield memory
+        finally:
+            memory.close()
+        return
+    place = PostgresPlace(server(kind)) if kind == "postgres" else RedisPlace(server(kind))
+    try:
+        backend = place.backend()
+        try:
+            await backend.migrate()
+        finally:
+            await backend.close()
+        yield place
+    finally:
+        await place.drop()
