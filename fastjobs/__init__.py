@@ -1,13 +1,13 @@
 """fastjobs: background jobs that are fast, never lost, and pleasant to write.
 
-    from fastjobs import JobQueue
+from fastjobs import JobQueue
 
-    jobs = JobQueue()
+jobs = JobQueue()
 
-    @jobs.job
-    async def resize(path: str, width: int = 800) -> None: ...
+@jobs.job
+async def resize(path: str, width: int = 800) -> None: ...
 
-    await resize.enqueue("a.png", width=400)     # then, in a shell: fastjobs supervise -n 8 shop:jobs
+await resize.enqueue("a.png", width=400)     # then, in a shell: fastjobs supervise -n 8 shop:jobs
 """
 
 from fastjobs.calls import Call, JobFunction, JobHandle

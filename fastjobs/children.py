@@ -15,13 +15,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, NoReturn
 
 import msgspec
 import uvloop
 
-from fastjobs.app import load_app, other_threads
+from fastjobs.app import find_spec, load_app, other_threads
 from fastjobs.backends import mask_password, scheme_of
 from fastjobs.backends.broker import serve
 from fastjobs.childtask import (
@@ -32,10 +32,11 @@ from fastjobs.childtask import (
     TASK_VARIABLE,
     AppFacts,
     ChildTask,
+    Described,
     plain_options,
     read_options,
 )
-from fastjobs.errors import AppImportError, BackendError, FastjobsError
+from fastjobs.errors import BackendError, FastjobsError
 from fastjobs.maintenance import Maintenance
 from fastjobs.queue import JobQueue
 from fastjobs.slots import Slots
@@ -70,7 +71,7 @@ def main() -> NoReturn:
         code = run_child(task, None, None)
     except FastjobsError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = EXIT_IMPORT if isinstance(error, AppImportError) else EXIT_FAILED
+        code = EXIT_IMPORT
     except BaseException:
         log.exception("%s process failed", task.role)
     leave(code)
@@ -99,10 +100,12 @@ def run_child(task: ChildTask, jobs: JobQueue | None, slots: Slots | None) -> in
         faulthandler.register(signal.SIGUSR2, file=task.pipe_fd, all_threads=True)
     if task.role == "broker":
         return uvloop.run(_serve(task))
+    if task.directory:
+        os.chdir(task.directory)
+    if task.role == "describe":
+        return _describe(task)
     if jobs is None:
         jobs = load_app(task.spec, task.app_dir)
-        if task.role == "describe":
-            return _describe(task, jobs)
         if task.log is not None:
             task.log.apply()
         gc.freeze()
@@ -212,13 +215,15 @@ def _on_signals(action: Callable[[], object]) -> None:
     loop.add_signal_handler(signal.SIGINT, action)
 
 
-def _describe(task: ChildTask, jobs: JobQueue) -> int:
-    os.write(task.pipe_fd, msgspec.json.encode(facts_of(jobs, task.spec, other_threads())))
-    return 0
-
-
-def close_all(descriptors: Collection[int]) -> None:
-    """Close *descriptors*, those already closed too."""
-    for fd in descriptors:
-        with contextlib.suppress(OSError):
-            os.close(fd)
+def _describe(task: ChildTask) -> int:
+    """Import the app, say what it is, or what is wrong with it."""
+    try:
+        jobs = load_app(task.spec, task.app_dir)
+        if task.backend is not None:
+            jobs.use(task.backend)
+        described = Described(facts_of(jobs, str(find_spec(task.spec)), other_threads()))
+    except FastjobsError as error:
+        described = Described(error=str(error))
+    with open(task.pipe_fd, "wb") as pipe:
+        pipe.write(msgspec.json.encode(described))
+    return 0 if described.facts else EXIT_IMPORT

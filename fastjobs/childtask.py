@@ -9,6 +9,10 @@ import msgspec
 
 from fastjobs.logs import Style, set_up
 from fastjobs.options import WorkerOptions
+from fastjobs.slots import LAYOUT
+
+HANDOVER: Final = 1
+"""Version of what a supervisor leaves to its next image, `reload.Handover`, and of `ChildTask`."""
 
 TASK_VARIABLE: Final = "FASTJOBS_CHILD"
 """How a fresh interpreter gets its `ChildTask`, as JSON."""
@@ -36,7 +40,8 @@ class ChildTask(msgspec.Struct, kw_only=True):
 
     role: str  #: "worker", "maintenance", "broker" or "describe"
     supervisor: int  #: its process id
-    spec: str = ""
+    directory: str = ""  #: to work in; "": where the supervisor is
+    spec: str | None = None  #: as `load_app` takes it
     app_dir: str | None = None
     backend: str | None = None  #: URL that takes the place of the app's
     lease: str = ""
@@ -71,6 +76,14 @@ class AppFacts(msgspec.Struct, frozen=True):
     queues: list[str]  #: that the workers serve unless told otherwise
     options: dict[str, Any]  #: the app's own `WorkerOptions`
     threads: list[str]  #: that importing it left behind
+    versions: tuple[int, int] = (HANDOVER, LAYOUT)  #: of what a supervisor of this code could take over
+
+
+class Described(msgspec.Struct, frozen=True):
+    """What a throwaway process says of the app: its facts, or why it cannot be imported."""
+
+    facts: AppFacts | None = None
+    error: str = ""
 
 
 def plain_options(options: WorkerOptions) -> dict[str, Any]:

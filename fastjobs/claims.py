@@ -51,25 +51,32 @@ class OpenClaim:
 class Pace:
     """How many jobs a worker can start soon, so that it claims those and leaves the rest to others.
 
-    Jobs started per second while some were waiting, as a moving average: high for jobs that end or suspend at once, low for
-    those that hold the loop, and that of the completions while all runners are busy. `HORIZON_S` of that is held ready.
+    Two bounds, whichever is lower. What the loop can start: jobs started per second while some were waiting, as a moving
+    average, high for jobs that end or suspend at once, low for those that hold the loop. What there is room for: idle runners,
+    and those that jobs ending as often as lately will free. `HORIZON_S` of either is held ready.
     """
 
     HORIZON_S: Final = 0.02
+    MEMORY_S: Final = 0.05  #: "lately"; the longer, the slower a worker warms up: each claim may be 1 + HORIZON/MEMORY times the last
     FIRST: Final = 16  #: jobs of the first claim, nothing being known yet
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.rate: float | None = None  #: jobs/s
+        self.start_rate: float | None = None  #: jobs/s
+        self.end_rate = 0.0  #: jobs/s
 
-    def sample(self, started: int, seconds: float) -> None:
-        """*started* jobs were started in *seconds* during which some were waiting to start."""
-        if started:
-            rate = started / max(seconds, 1e-6)
-            self.rate = rate if self.rate is None else 0.5 * self.rate + 0.5 * rate
+    def sample_starts(self, started: int, seconds: float) -> None:
+        """*started* jobs, at least one, were started in *seconds* during which some were waiting to start."""
+        rate = started / max(seconds, 1e-6)
+        self.start_rate = rate if self.start_rate is None else 0.5 * self.start_rate + 0.5 * rate
+
+    def sample_ends(self, ended: int, seconds: float) -> None:
+        """*ended* jobs ended in the *seconds* since the last sample."""
+        self.end_rate = (self.end_rate * self.MEMORY_S + ended) / (self.MEMORY_S + seconds)
 
     def target(self, free: int) -> int:
         """Jobs to hold ready while *free* runners are idle; at least 1 if any is."""
-        if self.rate is None:
+        if self.start_rate is None:
             return min(free, self.FIRST)
-        return min(self.most, max(int(self.rate * self.HORIZON_S), 1 if free else 0))
+        soon = min(self.start_rate * self.HORIZON_S, free + self.end_rate * self.HORIZON_S)
+        return min(self.most, max(int(soon), 1 if free else 0))

@@ -12,14 +12,14 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import msgspec
 
 from fastjobs import clock
 from fastjobs.adoption import describe_exit
-from fastjobs.childtask import EXIT_REFUSED
+from fastjobs.childtask import EXIT_REFUSED, EXIT_UNFINISHED
 from fastjobs.durations import duration_text
 from fastjobs.options import WorkerOptions
 from fastjobs.progress import Totals
@@ -112,6 +112,15 @@ class Crew:
                 if process is not None:
                     self.dismiss(process)
 
+    def take_in(self, processes: Iterable[WorkerProcess], *, next_number: int, code: int) -> None:
+        """Workers of the supervisor's earlier image, which run earlier code than *code*."""
+        self.next_number, self.code = next_number, code
+        self._worked = True
+        for process in processes:
+            self.processes[process.pid] = process
+            if not process.leaving:
+                self.seats.append(Seat(process))
+
     def tend(self, now: float) -> None:
         """Start who is missing, replace who is outdated, recycle who is over a limit, kill who is overdue."""
         self._watch(now)
@@ -174,6 +183,7 @@ class Crew:
         for process in self.processes.values():
             self.slots.slots[process.slot].words[Word.DRAINED] = 1
         self.seats.clear()
+        self.cut_short = False
         for process in self.processes.values():
             self.dismiss(process)
 
@@ -268,7 +278,7 @@ class Crew:
         self._worked = self._worked or worked
         if process.leaving:
             overdue = process.kill_at is not None and now > process.kill_at - STOP_S
-            self.cut_short = self.cut_short or process.cut_short or overdue
+            self.cut_short |= process.cut_short or overdue or status == EXIT_UNFINISHED << 8
             return
         _, how = describe_exit(status, max_rss_kib)
         if status == EXIT_REFUSED << 8 and not self._worked:
@@ -279,7 +289,8 @@ class Crew:
                 delay_s = self._vacate(seat, process, now)
         then = f"; the next one starts in {duration_text(delay_s)}" if delay_s else ""
         level = logging.INFO if status == 0 else logging.ERROR
-        log.log(level, "worker %d (process %d) %s after %s%s", number, process.pid, how, _age(now - process.born), then)
+        age = duration_text(now - process.born)
+        log.log(level, "worker %d (process %d, %s old) %s%s", number, process.pid, age, how, then)
 
     @staticmethod
     def _vacate(seat: Seat, process: WorkerProcess, now: float) -> float:
@@ -301,10 +312,6 @@ class Crew:
         for seat in self.seats:
             if seat.worker is None:
                 yield seat.start_at
-
-
-def _age(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else duration_text(round(seconds))
 
 
 def _send(pid: int, number: int) -> None:

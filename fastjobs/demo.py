@@ -10,24 +10,33 @@ import ast
 import asyncio
 import hashlib
 import os
+import select
 import signal
+import sys
 import sysconfig
+import tempfile
+import traceback
 import warnings
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 
+from fastjobs import clock
 from fastjobs.backends import scheme_of
 from fastjobs.durations import duration_text
+from fastjobs.errors import BackendError, ConfigError
 from fastjobs.local import broker_answers
 from fastjobs.queue import JobQueue
 
 QUEUE: Final = "demo"
+
+CONCURRENCY: Final = 4
+"""Files at once per worker: it is work for the CPU, of which no laptop has eight times a hundred."""
 
 POLL_S: Final = 0.2
 """How often the producer looks whether all results are there."""
@@ -105,11 +114,6 @@ def append(out: str, result: Measured) -> None:
         os.close(file)
 
 
-def library() -> Path:
-    """The standard library of the running Python."""
-    return Path(sysconfig.get_path("stdlib"))
-
-
 def python_files(root: Path) -> Iterator[str]:
     """All modules under *root*, in order; of a standard library without what was installed into it."""
     for directory, below, names in os.walk(root):
@@ -143,29 +147,100 @@ class Follower:
         self.seen.update(msgspec.json.decode(line, type=Measured).path for line in lines)
 
 
-def produce(paths: Sequence[str], out: Path) -> None:
-    """In a process beside the supervisor, its parent: enqueue a job a file, wait for the results, end the supervisor.
+class Run:
+    """One demonstration: files under *root* (the standard library), results to the new file *out*, jobs on *backend*."""
 
-    It stands for the web service or script that would enqueue in earnest.
-    """
+    def __init__(self, root: Path | None, out: Path | None, backend: str | None) -> None:
+        """ConfigError if *out* is there already or the demo runs already; StoreUnavailable if there is no store."""
+        self.root = root or Path(sysconfig.get_path("stdlib"))
+        self.paths = list(python_files(self.root))
+        if backend is not None:
+            jobs.use(backend)
+        if scheme_of(jobs.url) != "memory":
+            asyncio.run(_migrate())
+        elif broker_answers(jobs.app_id):
+            raise ConfigError("a supervisor of the demo runs here already; stop it first, or give this one a --backend")
+        self.out = _new_file(out)
+        self.seconds = 0.0
+        self._report: Report | None = None
+
+    def beside(self, supervise: Callable[[], int]) -> int:
+        """Run *supervise* in this process and the producer in another beside it, as a web service or script would be.
+
+        Returns what *supervise* does; the producer ends it by SIGTERM when all results are there.
+        """
+        life, ours = os.pipe()
+        began = clock.monotonic()
+        if not os.fork():
+            os.close(ours)
+            _run_producer(self.paths, self.out, life)
+        os.close(life)
+        try:
+            return supervise()
+        finally:
+            os.close(ours)  # the producer need not wait any longer
+            self.seconds = clock.monotonic() - began
+
+    @property
+    def result(self) -> Report:
+        """What came of it, read back from the file."""
+        if self._report is None:
+            self._report = report(self.paths, self.out)
+        return self._report
+
+    def summary(self) -> Iterator[str]:
+        """For people."""
+        return described(self.result, self.root, self.out, self.seconds)
+
+
+def _new_file(out: Path | None) -> Path:
+    """An empty file at *out*, or somewhere among the system's temporary files. ConfigError if *out* is there already."""
+    if out is None:
+        out = Path(tempfile.mkdtemp(prefix="fastjobs-demo-"), "results.jsonl")
+    try:
+        out.touch(exist_ok=False)
+    except OSError as error:
+        raise ConfigError(f"--out: {out}: {error.strerror}; results go to a new file") from error
+    return out.absolute()
+
+
+async def _migrate() -> None:
+    try:
+        await jobs.migrate()
+    finally:
+        await jobs.close()
+
+
+def _run_producer(paths: Sequence[str], out: Path, life: int) -> NoReturn:
+    """The producer's process, to its end. *life*: a pipe that ends with its parent, the supervisor, or when that is done."""
     supervisor = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is the supervisor's to handle
     try:
-        asyncio.run(_produce(paths, out, supervisor))
-    finally:
-        if os.getppid() == supervisor:
-            os.kill(supervisor, signal.SIGTERM)
+        asyncio.run(_produce(paths, out, life))
+    except BackendError as error:
+        if not _has_ended(life):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+    except BaseException:
+        traceback.print_exc()
+    if os.getppid() == supervisor and not _has_ended(life):
+        os.kill(supervisor, signal.SIGTERM)
+    os._exit(0)
 
 
-async def _produce(paths: Sequence[str], out: Path, supervisor: int) -> None:
+def _has_ended(life: int) -> bool:
+    return bool(select.select([life], [], [], 0)[0])
+
+
+async def _produce(paths: Sequence[str], out: Path, life: int) -> None:
+    """Enqueue a job a file, then wait for the results."""
     while scheme_of(jobs.url) == "memory" and not broker_answers(jobs.app_id):
-        if os.getppid() != supervisor:
+        if _has_ended(life):
             return
         await asyncio.sleep(POLL_S / 4)
     async with jobs:
         await jobs.enqueue_many(measure.prepare(path, str(out)) for path in paths)
         follower = Follower(out)
-        while os.getppid() == supervisor:
+        while not _has_ended(life):
             idle = await _is_idle()
             follower.read()  # after the look at the store: what was running then has been written since
             if idle or len(follower.seen) == len(paths):
@@ -237,3 +312,9 @@ def described(result: Report, root: Path, out: Path, seconds: float) -> Iterator
     for path in result.missing[:10]:
         yield f"missing      {path}"
     yield f"all results  {out}"
+
+
+if __name__ == "__main__":
+    from fastjobs.cli import main
+
+    main(["demo", *sys.argv[1:]], prog_name="fastjobs")

@@ -39,6 +39,9 @@ log = logging.getLogger("fastjobs.job")
 MESSAGE_LIMIT: Final = 2_000
 """Characters of an error message kept with a job."""
 
+NAME_LIMIT: Final = 200
+"""Characters of an exception type's name kept with a job."""
+
 TRACEBACK_LIMIT: Final = 4_000
 """Characters of a traceback kept with a job: its end, where the cause stands."""
 
@@ -119,7 +122,7 @@ def failure_of(job: Job, kind: str, error: BaseException, worker: str) -> Failur
     """*error* as an entry for *job*'s history, message and traceback cut at their limits."""
     try:
         message = str(error)
-    except Exception as broken:
+    except BaseException as broken:
         message = f"(its message cannot be shown: str() raised {type(broken).__name__})"
     lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-20) if error.__traceback__ else []
     if len(message) > MESSAGE_LIMIT:
@@ -128,7 +131,7 @@ def failure_of(job: Job, kind: str, error: BaseException, worker: str) -> Failur
         at=clock.wall(),
         attempt=job.attempts + 1,
         kind=kind,
-        error=type(error).__qualname__,
+        error=_type(error),
         message=clean_text(message, 2 * MESSAGE_LIMIT),
         traceback=clean_text("".join(lines), TRACEBACK_LIMIT),
         worker=worker,
@@ -170,6 +173,8 @@ class Execution:
             arguments = handler.decode(job.payload)
         except SerializationError as error:
             return self._judged(job, error, after_undecodable(job, failure_of(job, "undecodable", error, self.worker)), 0.0)
+        except Exception as error:  # a handler registered after the start, whose annotations cannot be resolved
+            return self._failed(job, handler, error, runner, None, 0.0)
         runner.cancelled_for = None
         limit_s = job.timeout_s or handler.timeout_s or self._queue_timeout_s(job.queue)
         started = clock.monotonic() if limit_s or self.log_jobs else 0.0
@@ -302,12 +307,12 @@ async def _to_its_end(future: asyncio.Future[Any], runner: Runner) -> Any:
 
 
 def _type(error: BaseException) -> str:
-    return type(error).__qualname__
+    return type(error).__qualname__[:NAME_LIMIT]
 
 
 def _short(error: BaseException) -> str:
     try:
         text = str(error)
-    except Exception:
+    except BaseException:
         return "(no message)"
     return text if len(text) <= 300 else f"{text[:300]}…"

@@ -7,18 +7,50 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn
 
 import msgspec
 
 from fastjobs.children import leave, run_child
 from fastjobs.childtask import EXIT_FAILED, TASK_VARIABLE, ChildTask
 from fastjobs.queue import JobQueue
-from fastjobs.signals import HANDLED, reset_in_child
+from fastjobs.signals import HANDLED, Signals, reset_in_child
 from fastjobs.slots import Slots
 
 log = logging.getLogger("fastjobs.supervisor")
+
+
+class Launcher:
+    """Starts the children of one supervisor. *private* gives the descriptors that no child may have."""
+
+    def __init__(
+        self,
+        *,
+        common: ChildTask,
+        jobs: JobQueue | None,
+        slots: Slots,
+        private: Callable[[], Iterable[int]],
+        signals: Signals,
+    ) -> None:
+        self.jobs = jobs  #: None: children import it by themselves
+        self._common = common
+        self._slots = slots
+        self._private = private
+        self._signals = signals
+
+    def start(self, role: str, *, pipe_fd: int = -1, **fields: Any) -> int:
+        """Start a child; *fields* are those of `ChildTask` that are its own. Returns its pid."""
+        task = msgspec.structs.replace(self._common, role=role, pipe_fd=pipe_fd, **fields)
+        if self.jobs is None or role == "describe":
+            return spawn_child(task)
+        return fork_child(task, self.jobs, self._slots, lambda: self._close_private(task))
+
+    def _close_private(self, task: ChildTask) -> None:
+        self._signals.close()
+        for fd in set(self._private()) - task.descriptors():
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
 
 def fork_child(task: ChildTask, jobs: JobQueue | None, slots: Slots | None, close: Callable[[], None]) -> int:
@@ -48,16 +80,16 @@ def _run_forked(task: ChildTask, jobs: JobQueue | None, slots: Slots | None, clo
     leave(code)
 
 
-def spawn_child(task: ChildTask) -> int:
-    """Start a fresh interpreter for *task*. Returns its pid."""
-    environment = {**os.environ, TASK_VARIABLE: msgspec.json.encode(task).decode()}
+def spawn_child(task: ChildTask, environment: Mapping[str, str] | None = None) -> int:
+    """Start a fresh interpreter for *task*, with *environment* (this process's). Returns its pid."""
+    variables = {**(os.environ if environment is None else environment), TASK_VARIABLE: msgspec.json.encode(task).decode()}
     arguments = [sys.executable, *_interpreter_flags(), "-c", "from fastjobs.children import main; main()"]
     descriptors = task.descriptors()
     for fd in descriptors:
         os.set_inheritable(fd, True)
     try:
         return os.posix_spawn(
-            sys.executable, arguments, environment, setpgroup=0, setsigmask=(), setsigdef=(*HANDLED, signal.SIGUSR2)
+            sys.executable, arguments, variables, setpgroup=0, setsigmask=(), setsigdef=(*HANDLED, signal.SIGUSR2)
         )
     finally:
         for fd in descriptors:

@@ -62,7 +62,9 @@ class Job(msgspec.Struct, array_like=True, gc=False):
     losses: Count = 0  #: worker deaths while it was running
     max_attempts: Limit | None = None  #: runs in all, as the enqueue said; None: the handler's, the queue's or the default
     max_losses: Limit = DEFAULT_MAX_LOSSES
-    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=1e10)] | None = None  #: of one run, from the handler's start, as the enqueue said
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=1e10)] | None = (
+        None  #: of one run, from the handler's start, as the enqueue said
+    )
     headers: dict[str, msgspec.Raw] | None = None  #: opaque extras, each value MessagePack
     history: list[Failure] | None = None  #: oldest first, bounded
 

@@ -29,6 +29,9 @@ SWEEP_S: Final = 0.05
 TICK_S: Final = 0.5
 """How often the worker's loop shows that it turns."""
 
+STALLED_AFTER_S: Final = 1.0
+"""Ready jobs that no runner has come to for so long, all being busy, are better off with another worker."""
+
 STUCK_AFTER_S: Final = 10.0
 """A run told to stop that still runs after so long is stuck: its worker has to be replaced."""
 
@@ -39,12 +42,14 @@ Item = tuple[Job, OpenClaim, int]
 
 
 class Runners:
-    """Runs the jobs put into `ready`. `on_change` is called when a claim is over or a runner has nothing to do."""
+    """Runs the jobs put into `ready`. `on_change` is called when it is `low`, a claim is over, or a runner has nothing to do."""
 
     def __init__(self, execution: Execution, slot: Slot, pace: Pace, on_change: Callable[[], None]) -> None:
         self.ready: deque[Item] = deque()
         self.over: list[OpenClaim] = []  #: claims whose jobs have all ended, for the worker to settle
         self.busy = 0  #: runs going on now
+        self.low = 0  #: tell of it when so few jobs are left in `ready`
+        self.stalled = False  #: `ready` has not moved for `STALLED_AFTER_S`, and no runner is idle
         self._execution = execution
         self._slot = slot
         self._words = slot.words
@@ -54,8 +59,13 @@ class Runners:
         self._idle: list[asyncio.Future[None]] = []
         self._waking = False  # a runner was woken and has not come to itself yet
         self._closing = False
-        self._sampled_at = 0.0  # clock.monotonic since when `_started` counts; 0: nothing is ready
-        self._started = 0
+        self._started = 0  # runs so far
+        self._sampled = 0  # of those, the ones that the pace knows
+        self._waiting_since = 0.0  # clock.monotonic, since when jobs are ready and starts not sampled; 0: nothing is ready
+        self._ended = 0  # runs that the pace knows to have ended
+        self._ended_at = clock.monotonic()  # when it was told
+        self._moved = 0  # `_started` at the last sweep that saw `ready` move
+        self._moved_at = clock.monotonic()
         self._timer: asyncio.TimerHandle | None = None
         self._sweeping = False  # the timer is set to the short interval
         execution.on_limit = self._sweep_soon
@@ -69,7 +79,7 @@ class Runners:
     def add(self, items: list[Item]) -> None:
         """Put jobs at the end of `ready` and see to it that they run."""
         if not self.ready:
-            self._sampled_at = clock.monotonic()
+            self._sampled, self._waiting_since = self._started, clock.monotonic()
         self.ready.extend(items)
         if not self._waking:
             self._wake_one()
@@ -78,6 +88,7 @@ class Runners:
         """Empty `ready` and return what was in it."""
         items = list(self.ready)
         self.ready.clear()
+        self._waiting_since, self.stalled = 0.0, False
         return items
 
     def move(self, old: OpenClaim, new: OpenClaim, unfinished: list[int]) -> None:
@@ -91,12 +102,14 @@ class Runners:
             self.ready.append((job, new, place[index]) if claim is old else (job, claim, index))
 
     def sample_pace(self) -> None:
-        """Tell the pace how many jobs were started while some waited."""
-        if self._sampled_at:
-            now = clock.monotonic()
-            self._pace.sample(self._started, now - self._sampled_at)
-            self._sampled_at = now if self.ready else 0.0
-        self._started = 0
+        """Tell the pace how many jobs were started while some waited, and how many ended."""
+        now = clock.monotonic()
+        if self._waiting_since and self._started > self._sampled:
+            self._pace.sample_starts(self._started - self._sampled, now - self._waiting_since)
+            self._sampled, self._waiting_since = self._started, now if self.ready else 0.0
+        ended = self._started - self.busy
+        self._pace.sample_ends(ended - self._ended, now - self._ended_at)
+        self._ended, self._ended_at = ended, now
 
     def stop_runs(self, reason: str) -> None:
         """Tell every run to stop, for *reason*."""
@@ -133,6 +146,8 @@ class Runners:
                 words[base] = 0
                 await self._next_job()
             item = runner.item = ready.popleft()
+            if len(ready) == self.low:
+                self._on_change()  # time to claim more
             if ready and self._idle and not self._waking:
                 self._wake_one()  # one at a time: handlers that never suspend leave nothing for the others
             job = runner.job = item[0]
@@ -168,7 +183,7 @@ class Runners:
 
     async def _next_job(self) -> None:
         """Sleep until a job may be ready."""
-        if self._sampled_at:
+        if self._waiting_since:
             self.sample_pace()
         future = asyncio.get_running_loop().create_future()
         self._idle.append(future)
@@ -195,9 +210,9 @@ class Runners:
             self._run_jobs(runner), name="fastjobs-runner", context=contextvars.Context()
         )
         self._tasks[runner] = task
-        task.add_done_callback(lambda ended: self._ended(runner, ended))
+        task.add_done_callback(lambda ended: self._gone(runner, ended))
 
-    def _ended(self, runner: Runner, task: asyncio.Task[None]) -> None:
+    def _gone(self, runner: Runner, task: asyncio.Task[None]) -> None:
         del self._tasks[runner]
         self._words[runner.base] = self._words[runner.base + 1] = 0
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -234,5 +249,10 @@ class Runners:
                     words[runner.base + 1] = words[Word.TIMED_OUT] = 1
                     name, id = runner.job.name, id_text(runner.job.id)
                     log.error("%s %s still runs %d s after its time limit and cannot be stopped", name, id, STUCK_AFTER_S)
+        if not self.ready or self._idle or self._moved != self._started:
+            self._moved, self._moved_at = self._started, now
+        elif now - self._moved_at >= STALLED_AFTER_S and not self.stalled:
+            self.stalled = True
+            self._on_change()
         self._sweeping = limited
         self._timer = asyncio.get_running_loop().call_later(SWEEP_S if limited else TICK_S, self._sweep)

@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import FrameType
 from typing import Final, Self
 
@@ -88,11 +88,6 @@ def reset_in_child() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def terminal_is_gone(had_terminal: bool) -> bool:
-    """Whether the controlling terminal that this process had has closed: then a SIGHUP means that, and no reload."""
-    return had_terminal and not has_terminal()
-
-
 def has_terminal() -> bool:
     """Whether this process has a controlling terminal that is still there."""
     try:
@@ -101,10 +96,3 @@ def has_terminal() -> bool:
         return False
     os.close(fd)
     return True
-
-
-def call_for(number: int, actions: dict[int, Callable[[], None]]) -> None:
-    """Call what *actions* has for signal *number*, if anything."""
-    action = actions.get(number)
-    if action is not None:
-        action()

@@ -138,7 +138,6 @@ class Slot:
                 found[word] = bool(self.words[first + 2 * runner + 1])
         return found
 
-
     @property
     def stack(self) -> str:
         """What the worker's stacks were before it was killed; "" if nobody took them."""

@@ -35,7 +35,8 @@ class JobThread:
         self._pool = pool
         self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._work: _Work | None = None
+        self._work: _Work | None = None  # the last one submitted
+        self._ended = True  # its call has, as far as `interrupt` is concerned
         self.targeted = False
         self._thread = threading.Thread(target=self._main, name="fastjobs-job", daemon=True)
         self._thread.start()
@@ -43,13 +44,17 @@ class JobThread:
     def submit(self, work: _Work) -> None:
         """Run *work*; its future gets the result."""
         self._work = work
+        self._ended = False
         self._inbox.put(work)
 
     def interrupt(self, future: asyncio.Future[Any], error: type[BaseException]) -> bool:
-        """Raise *error* in the thread if it still runs the call that *future* waits for. False if that has ended."""
+        """Raise *error* in the thread if it still runs the call that *future* waits for. False if that has ended.
+
+        Once per thread at most.
+        """
         with self._lock:
             # Under the lock the call cannot end and the next one begin: the exception hits this job or none.
-            if self._work is None or self._work.future is not future:
+            if self._ended or self.targeted or self._work is None or self._work.future is not future:
                 return False
             self.targeted = True
             assert self._thread.ident is not None
@@ -61,21 +66,26 @@ class JobThread:
         self._inbox.put(None)
 
     def _main(self) -> None:
-        while (work := self._inbox.get()) is not None:
-            outcome = self._run(work)
-            delivered = False
-            while not delivered:
-                try:
-                    with self._lock:
-                        self._work = None
-                    self._pool.finished(self, work, outcome)
-                    delivered = True
-                except BaseException as late:
-                    # An interrupt that arrives after the handler returned hits here, at most once: deliver again.
-                    if not self.targeted:
-                        outcome = (False, late)
-            if self.targeted:
-                return
+        try:
+            while not self.targeted and (work := self._inbox.get()) is not None:
+                self._hand_over(self._run(work))
+            for _ in range(1000 if self.targeted else 0):
+                pass  # an interrupt that is still to come hits here, not in the thread's own end
+        except BaseException as error:
+            # An interrupt that hit outside the handler: before it began (the thread had yet to get the GIL) or after it ended.
+            # There is only one, so nothing else happens from here on.
+            if not self.targeted:
+                raise
+            if self._work is not None:
+                self._hand_over((False, error))
+
+    def _hand_over(self, outcome: tuple[bool, Any]) -> None:
+        with self._lock:
+            self._ended = True
+        assert self._work is not None
+        # `_work` stays: from here on the loop may submit the next call. Should an interrupt hit before that, the outcome is
+        # handed over again, and ignored if it had arrived.
+        self._pool.finished(self, self._work, outcome)
 
     @staticmethod
     def _run(work: _Work) -> tuple[bool, Any]:
@@ -90,6 +100,7 @@ class ThreadPool:
 
     def __init__(self) -> None:
         self._idle: list[JobThread] = []
+        self._closed = False
         self.busy = 0
 
     def start(self, function: Callable[[], Any]) -> tuple[JobThread, asyncio.Future[Any]]:
@@ -105,13 +116,15 @@ class ThreadPool:
         try:
             work.loop.call_soon_threadsafe(self._deliver, thread, work, outcome)
         except RuntimeError:  # the loop is closed: the worker has gone, nobody waits
-            thread.targeted = True
+            thread.stop()
 
     def _deliver(self, thread: JobThread, work: _Work, outcome: tuple[bool, Any]) -> None:
         if work.future.done():
             return
         self.busy -= 1
-        if not thread.targeted:
+        if self._closed:
+            thread.stop()
+        elif not thread.targeted:
             self._idle.append(thread)
         done, value = outcome
         if done:
@@ -122,7 +135,8 @@ class ThreadPool:
             work.future.set_exception(value)
 
     def close(self) -> None:
-        """Let idle threads end. Threads that still run a job are left alone: they are daemons, never joined."""
+        """Let idle threads end. Threads that still run a job end after it: they are daemons, never joined."""
+        self._closed = True
         for thread in self._idle:
             thread.stop()
         self._idle.clear()

@@ -169,6 +169,8 @@ class Worker:
     async def _feed_once(self) -> None:
         """One exchange if there is reason for one, otherwise sleep until there may be."""
         self._changed.clear()
+        if self._runners.stalled:
+            self._release(self._runners.take_back())
         self._care_for_suspects()
         limit = self._appetite()
         if self._dry is not None and self._dry.done():
@@ -190,7 +192,8 @@ class Worker:
         self._runners.sample_pace()
         held = len(self._runners.ready)
         target = self._pace.target(self.options.concurrency - self._runners.busy)
-        return min(self.options.batch, target - held) if 2 * held <= target else 0
+        self._runners.low = target // 2
+        return min(self.options.batch, target - held) if held <= target // 2 else 0
 
     def _wait_for_store(self, next_due_s: float | None) -> None:
         timeout_s = IDLE_WAIT_S if next_due_s is None else min(IDLE_WAIT_S, max(next_due_s, 0.001))

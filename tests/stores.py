@@ -134,22 +134,29 @@ class RedisPlace:
     def url(self) -> str:
         return f"{self._server}{'&' if '?' in self._server else '?'}namespace={self._namespace}"
 
-    async def keys(self) -> list[str]:
-        """Every key of the namespace."""
+    async def _keys(self) -> dict[str, int]:
+        """Every key of the namespace, without it, and its seconds to live; -1 for ever."""
         import redis.asyncio
 
+        prefix = f"{{{self._namespace}}}:"
         async with redis.asyncio.from_url(self._server) as client:
-            return sorted([key.decode() async for key in client.scan_iter(match=f"{self._namespace}*", count=1000)])
+            keys = [key async for key in client.scan_iter(match=f"{prefix}*", count=1000)]
+            return {key.decode().removeprefix(prefix): await client.ttl(key) for key in keys}
 
     async def leftovers(self) -> list[str]:
-        return await self.keys()
+        left = []
+        for key, ttl_s in (await self._keys()).items():
+            hint = key.startswith(("producer:", "wake:"))  # push records and wake-up markers: they expire by themselves
+            if not (hint and 0 < ttl_s <= 600) and key != "queues":  # the names of queues that held jobs
+                left.append(f"{key} (expires in {ttl_s} s)")
+        return left
 
     async def drop(self) -> None:
         import redis.asyncio
 
         async with redis.asyncio.from_url(self._server) as client:
-            for key in await self.keys():
-                await client.unlink(key)
+            for key in await self._keys():
+                await client.unlink(f"{{{self._namespace}}}:{key}")
 
 
 class PostgresPlace:

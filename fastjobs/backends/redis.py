@@ -1,0 +1,286 @@
+"""The Redis and Valkey backend: lists of envelopes, moved by one Lua script per call (`lua/`), all keys in one hash slot.
+
+A job is in exactly one key: a ready list, the delayed set, a claim's list, or the dead letters. No key that holds a job
+expires. Needs Redis 6.2 or newer, or any Valkey.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from fastjobs.backends import mask_password
+from fastjobs.backends.memory_core import bundle
+from fastjobs.backends.redis_link import Links, Script, load_script, split_namespace
+from fastjobs.errors import BackendError, StoreUnavailable
+from fastjobs.model import MAX_PRIORITY, Adopted, DeadLetter, Entry, Exchanged, QueueStats, Settlement, Stats
+
+OLDEST: Final = (6, 2)
+"""Oldest Redis that was tried: fractional BLPOP timeouts came with 6.0, and `_moves.lua` rests on memory rules seen in 6.2."""
+
+_MOVING: Final = ("adopt", "dead_delete", "dead_requeue", "exchange", "push", "register", "renew")
+_OTHERS: Final = ("dead_get", "dead_list", "peek", "purge", "retire", "stats", "wait", "workers")
+
+SCRIPTS: Final[dict[str, Script]] = {name: load_script(name, moves=True) for name in _MOVING} | {
+    name: load_script(name) for name in _OTHERS
+}
+"""By name of the call that they serve."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class RedisBackend:
+    """One app's jobs on a Redis or Valkey server.
+
+    The URL is redis-py's (``redis://``, ``rediss://``, ``unix://``, its query options) plus ``?namespace=shop``: apps on one
+    database are kept apart by their namespace. Use an object from one event loop; `clone` it for others.
+
+    *connect_timeout_s* and *call_timeout_s* (seconds) end in StoreUnavailable. ConfigError for a bad URL or namespace.
+    """
+
+    def __init__(
+        self, url: str, *, namespace: str | None = None, connect_timeout_s: float = 5.0, call_timeout_s: float = 30.0
+    ) -> None:
+        server, self.namespace = split_namespace(url, namespace)
+        self.url = mask_password(url)
+        self.time_shift_s = 0.0
+        self._options = url, connect_timeout_s, call_timeout_s
+        self._links = Links(server, connect_timeout_s, call_timeout_s)
+        self._prefix = f"{{{self.namespace}}}:"  # braces: the hash tag that keeps all keys of an app in one slot of a cluster
+        self._queue_keys: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    async def open(self) -> list[str]:
+        info = _info(await self._links.call("INFO", "server"))
+        version = info.get("redis_version", "0")
+        if "valkey_version" not in info and _version(version) < OLDEST:
+            oldest = ".".join(map(str, OLDEST))
+            raise BackendError(f"{self.url} runs Redis {version}; fastjobs needs Redis {oldest} or newer, or Valkey")
+        policy = await self._setting("maxmemory-policy")
+        appendonly, save = await self._setting("appendonly"), await self._setting("save")
+        warnings = []
+        if policy is not None and policy != "noeviction":
+            warnings.append(
+                f"Redis may delete stored jobs when its memory is full (maxmemory-policy {policy}):"
+                " set maxmemory-policy noeviction"
+            )
+        if appendonly == "no":
+            lost = "all jobs are" if save == "" else "jobs stored since its last snapshot are"
+            warnings.append(f"If Redis stops, {lost} lost (appendonly no): set appendonly yes")
+        return warnings
+
+    async def close(self) -> None:
+        await self._links.close()
+
+    def clone(self) -> RedisBackend:
+        url, connect_timeout_s, call_timeout_s = self._options
+        twin = RedisBackend(url, namespace=self.namespace, connect_timeout_s=connect_timeout_s, call_timeout_s=call_timeout_s)
+        twin.time_shift_s = self.time_shift_s
+        return twin
+
+    # -- producers ------------------------------------------------------------------------------------------------------
+
+    async def push(self, producer: str, seq: int, acked: int, entries: Sequence[Entry]) -> None:
+        bundles, later = bundle(entries)
+        for place in bundles:
+            _check_priority(place.priority)
+        for entry in later:
+            _check_priority(entry.priority)
+        plan = _encode(([(place.queue, place.priority, len(place.envelopes)) for place in bundles], _places(later)))
+        keys = (f"{self._prefix}producer:{producer}",)
+        ready = [envelope for place in bundles for envelope in place.envelopes]
+        await self._links.run(SCRIPTS["push"], keys, self._prefix, seq, acked, self.time_shift_s, plan, *ready, *_stored(later))
+
+    # -- workers --------------------------------------------------------------------------------------------------------
+
+    async def register(self, worker: str) -> None:
+        lease, dot, _ = worker.rpartition(".")
+        if not dot:
+            raise BackendError(f"a worker's id is <lease>.<number>, got {worker!r}")
+        keys = (self._worker(worker), *self._lease(lease))
+        await self._links.run(SCRIPTS["register"], keys, self._prefix, worker, lease)
+
+    async def exchange(
+        self, worker: str, n: int, settlements: Sequence[Settlement], queues: Sequence[str], limit: int
+    ) -> Exchanged:
+        keys = (self._worker(worker), *self._keys_of(tuple(queues)))
+        plan, outcomes = _settlements(settlements)
+        header, jobs = await self._links.run(
+            SCRIPTS["exchange"], keys, self._prefix, worker, n, self.time_shift_s, limit, plan, *outcomes
+        )
+        kept, more, next_due_s = header.split(b"|")
+        return Exchanged([bit == 49 for bit in kept], jobs, more == b"1", float(next_due_s) if next_due_s else None)
+
+    async def wait(self, queues: Sequence[str], timeout_s: float) -> bool:
+        if not queues:
+            await asyncio.sleep(max(timeout_s, 0.0))
+            return False
+        state = (await self._links.run(SCRIPTS["wait"], self._keys_of(tuple(queues)), self.time_shift_s)).decode()
+        if not state:
+            return True
+        due_s = None if state == "-" else float(state)
+        if timeout_s <= 0:
+            return False
+        bound_s = max(timeout_s if due_s is None else min(timeout_s, due_s), 0.001)  # 0 would block for ever
+        wake_keys = [self._key("wake", queue) for queue in queues]
+        marker = await self._links.block(bound_s, "BLPOP", *wake_keys, f"{bound_s:.6f}")
+        return marker is not None or (due_s is not None and due_s <= timeout_s)
+
+    async def renew(self, lease: str) -> bool:
+        moved: int = await self._links.run(SCRIPTS["renew"], self._lease(lease), self._prefix, lease)
+        return moved == 1
+
+    async def leases(self) -> dict[str, int]:
+        fields = await self._links.call("HGETALL", f"{self._prefix}leases")
+        return {lease.decode(): int(counter) for lease, counter in zip(fields[::2], fields[1::2], strict=True)}
+
+    async def workers(self, lease: str) -> dict[str, list[int]]:
+        keys = (self._lease(lease)[0],)
+        found = await self._links.run(SCRIPTS["workers"], keys, f"{self._prefix}worker:")
+        return {
+            worker.decode(): sorted(int(field) for field in fields if field.isdigit())
+            for worker, fields in zip(found[::2], found[1::2], strict=True)
+        }
+
+    async def adopt(self, into: str, n: int, worker: str, claims: Sequence[int] | None, limit: int) -> Adopted:
+        lease = worker.rpartition(".")[0]
+        keys = (self._worker(into), self._worker(worker), *self._lease(lease))
+        wanted = _encode(None if claims is None else list(claims))
+        header, jobs = await self._links.run(SCRIPTS["adopt"], keys, self._prefix, into, n, worker, lease, limit, wanted)
+        return Adopted(jobs, header.split(b"|")[1] == b"1")
+
+    async def retire(self, worker: str) -> bool:
+        lease = worker.rpartition(".")[0]
+        keys = (self._worker(worker), *self._lease(lease))
+        gone: int = await self._links.run(SCRIPTS["retire"], keys, worker, lease, f"{self._prefix}claim:{worker}:")
+        return gone == 1
+
+    async def housekeep(self) -> None:
+        """Nothing to do: records of silent producers expire by themselves, and memory is freed when jobs go."""
+
+    # -- admin ----------------------------------------------------------------------------------------------------------
+
+    async def stats(self) -> Stats:
+        running, *counts = await self._links.run(
+            SCRIPTS["stats"], (f"{self._prefix}queues", f"{self._prefix}leases"), self._prefix
+        )
+        queues = [QueueStats(name.decode(), ready, delayed, dead) for name, ready, delayed, dead in sorted(counts)]
+        return Stats(queues, running)
+
+    async def peek(self, queue: str, limit: int) -> list[bytes]:
+        envelopes: list[bytes] = await self._links.run(SCRIPTS["peek"], self._ready(queue), limit)
+        return envelopes
+
+    async def dead_list(self, queue: str | None, before: tuple[float, bytes] | None, limit: int) -> list[DeadLetter]:
+        index = f"{self._prefix}died" if queue is None else self._key("died", queue)
+        start: tuple[str | bytes, str | bytes] = ("", "") if before is None else (repr(before[0]), before[1])
+        found = await self._links.run(SCRIPTS["dead_list"], (f"{self._prefix}dead", index), limit, *start)
+        return [
+            DeadLetter(id, float(died_at), _envelope(letter))
+            for id, died_at, letter in zip(found[::3], found[1::3], found[2::3], strict=True)
+        ]
+
+    async def dead_get(self, id: bytes) -> DeadLetter | None:
+        found = await self._links.run(SCRIPTS["dead_get"], (f"{self._prefix}dead", f"{self._prefix}died"), id)
+        return DeadLetter(id, float(found[0]), _envelope(found[1])) if found else None
+
+    async def dead_requeue(self, entries: Sequence[Entry]) -> list[bool]:
+        for entry in entries:
+            _check_priority(entry.priority)
+        plan = _encode(_places(entries))
+        keys = (f"{self._prefix}dead",)
+        moved = await self._links.run(SCRIPTS["dead_requeue"], keys, self._prefix, self.time_shift_s, plan, *_stored(entries))
+        return [bit == 1 for bit in moved]
+
+    async def dead_delete(self, ids: Sequence[bytes]) -> list[bool]:
+        deleted = await self._links.run(SCRIPTS["dead_delete"], (f"{self._prefix}dead",), self._prefix, *ids)
+        return [bit == 1 for bit in deleted]
+
+    async def purge(self, queue: str) -> int:
+        count: int = await self._links.run(SCRIPTS["purge"], self._keys_of((queue,)))
+        return count
+
+    async def migrate(self) -> list[str]:
+        return []
+
+    # -- inside ---------------------------------------------------------------------------------------------------------
+
+    def _key(self, kind: str, queue: str) -> str:
+        return f"{self._prefix}{kind}:{queue}"
+
+    def _ready(self, queue: str) -> tuple[str, ...]:
+        return tuple(f"{self._prefix}ready:{queue}:{priority}" for priority in range(MAX_PRIORITY, -1, -1))
+
+    def _worker(self, worker: str) -> str:
+        return f"{self._prefix}worker:{worker}"
+
+    def _lease(self, lease: str) -> tuple[str, str]:
+        """The keys of the lease's workers and of all leases."""
+        return f"{self._prefix}lease:{lease}", f"{self._prefix}leases"
+
+    def _keys_of(self, queues: tuple[str, ...]) -> tuple[str, ...]:
+        """The keys of *queues* in the order of exchange.lua. Kept: a worker asks for the same ones all its life."""
+        found = self._queue_keys.get(queues)
+        if found is None:
+            if len(self._queue_keys) >= 64:
+                self._queue_keys.clear()
+            found = self._queue_keys[queues] = tuple(
+                key for queue in queues for key in (self._key("later", queue), self._key("wake", queue), *self._ready(queue))
+            )
+        return found
+
+    async def _setting(self, name: str) -> str | None:
+        """A setting of the server, None where asking is not allowed (managed services, ACL)."""
+        try:
+            reply = await self._links.call("CONFIG", "GET", name)
+        except StoreUnavailable:
+            raise
+        except BackendError:
+            return None
+        return reply[1].decode() if reply else None
+
+
+def _settlements(settlements: Sequence[Settlement]) -> tuple[bytes, list[bytes]]:
+    """The settlements as exchange.lua takes them: a plan, and apart from it the bytes (its MessagePack knows no binary)."""
+    if not any(settlement.outcomes for settlement in settlements):
+        return _encode(settlements), []
+    plan = []
+    stored: list[bytes] = []
+    for settlement in settlements:
+        outcomes = []
+        for outcome in settlement.outcomes:
+            entry = outcome.entry
+            outcomes.append((outcome.index, outcome.kind, entry.queue, entry.priority, entry.run_at, entry.delay_s))
+            stored += entry.id, entry.envelope
+        plan.append((settlement.claim, outcomes, settlement.unfinished, settlement.into))
+    return _encode(plan), stored
+
+
+def _places(entries: Iterable[Entry]) -> list[tuple[str, int, float | None, float]]:
+    return [(entry.queue, entry.priority, entry.run_at, entry.delay_s) for entry in entries]
+
+
+def _stored(entries: Iterable[Entry]) -> list[bytes]:
+    return [part for entry in entries for part in (entry.id, entry.envelope)]
+
+
+def _check_priority(priority: int) -> None:
+    if not 0 <= priority <= MAX_PRIORITY:
+        raise BackendError(f"a priority is 0 to {MAX_PRIORITY}, got {priority}")
+
+
+def _envelope(letter: bytes) -> bytes:
+    """What `_moves.lua` stores of a dead letter, without the queue before it."""
+    length, _, rest = letter.partition(b":")
+    return rest[int(length) :]
+
+
+def _info(reply: Any) -> dict[str, str]:
+    lines = reply.decode(errors="replace").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else 0 for part in text.split(".")[:2])

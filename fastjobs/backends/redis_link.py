@@ -1,0 +1,204 @@
+"""The connections of one backend object to a Redis or Valkey server, its scripts, and its errors as ours."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, cast
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import hiredis
+import redis.asyncio
+from redis import exceptions as refusals
+
+from fastjobs.backends import mask_password
+from fastjobs.errors import BackendError, ConfigError, StaleCall, StoreUnavailable, WorkerGone
+
+MAX_CONNECTIONS: Final = 32
+"""Connections of one backend object for calls; more calls at once wait. Those of `wait` come on top."""
+
+READ_BYTES: Final = 256 * 1024
+"""Read at once: a claim of 500 jobs is one or two reads, not redis-py's usual 32 kB each."""
+
+Argument = str | bytes | int | float
+
+_LUA: Final = Path(__file__).with_name("lua")
+
+# In C: 0.1 µs an argument. Its stub knows tuples of one argument only.
+_pack: Final = cast(Callable[[tuple[Argument, ...]], bytes], hiredis.pack_command)
+
+
+class Script:
+    """A Lua script as the server knows it."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self.text = text
+        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def load_script(name: str, *, moves: bool = False) -> Script:
+    """The script `lua/<name>.lua`; *moves*: with `lua/_moves.lua` before it."""
+    text = (_LUA / f"{name}.lua").read_text("utf-8")
+    return Script(name, (_LUA / "_moves.lua").read_text("utf-8") + text if moves else text)
+
+
+def split_namespace(url: str, namespace: str | None) -> tuple[str, str]:
+    """*url* as redis-py takes it, and the app's namespace: *namespace*, or the one in the URL's query, or "fj"."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"{mask_password(url)!r} is not a URL: {error}") from None
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    named = [value for key, value in query if key == "namespace"]
+    chosen = namespace if namespace is not None else named[-1] if named else "fj"
+    if not re.fullmatch(r"[\w.-]{1,64}", chosen, re.ASCII):
+        raise ConfigError(f"namespace: must be 1 to 64 letters, digits, '_', '-' or '.', got {chosen!r:.100}")
+    rest = urlencode([(key, value) for key, value in query if key != "namespace"])
+    return urlunsplit(parts._replace(query=rest)), chosen
+
+
+class Links:
+    """Connections to one server, each lent to one call at a time and dropped after any doubt about its state.
+
+    Dedicated connections instead of redis-py's client: a call through that costs several times more, and its own retries
+    would repeat a script behind its caller's back. They belong to the event loop that made them.
+    """
+
+    def __init__(self, url: str, connect_timeout_s: float, call_timeout_s: float) -> None:
+        self.shown = mask_password(url)
+        self.call_timeout_s = call_timeout_s
+        try:
+            self._source: Any = redis.asyncio.ConnectionPool.from_url(url)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{self.shown!r} is no Redis URL: {str(error).replace(url, self.shown)}") from None
+        self._source.connection_kwargs.update(
+            socket_connect_timeout=connect_timeout_s,
+            socket_timeout=None,  # one deadline around each call, below: redis-py would set two timers
+            socket_read_size=READ_BYTES,
+            decode_responses=False,
+            health_check_interval=0,
+            protocol=2,
+        )
+        self._idle: list[Any] = []
+        self._lent: set[Any] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._free = asyncio.Semaphore(MAX_CONNECTIONS)
+
+    async def call(self, *command: Argument) -> Any:
+        """The reply to one command. BackendError, or StoreUnavailable when it may be repeated."""
+        try:
+            return await self._bounded(_pack(command))
+        except refusals.NoScriptError as error:
+            raise translate(error, self.shown) from error
+
+    async def run(self, script: Script, keys: tuple[str, ...], *arguments: Argument) -> Any:
+        """The reply of *script*, which the server is taught when it does not know it (a restart, a failover)."""
+        packed = _pack(("EVALSHA", script.sha, len(keys), *keys, *arguments))
+        try:
+            return await self._bounded(packed)
+        except refusals.NoScriptError:
+            await self.call("SCRIPT", "LOAD", script.text)
+        try:
+            return await self._bounded(packed)
+        except refusals.NoScriptError as error:
+            raise StoreUnavailable(f"{self.shown}: the server forgot a script just loaded; is it restarting?") from error
+
+    async def block(self, timeout_s: float, *command: Argument) -> Any:
+        """The reply to a command that blocks for up to *timeout_s* seconds on the server, on a connection of its own."""
+        return await self._ask(_pack(command), timeout_s + self.call_timeout_s)
+
+    async def close(self) -> None:
+        """Close all connections; calls under way end with StoreUnavailable."""
+        for connection in [*self._idle, *self._lent]:
+            await connection.disconnect(nowait=True)
+        self._idle.clear()
+
+    async def _bounded(self, packed: bytes) -> Any:
+        self._check_loop()
+        async with self._free:
+            return await self._ask(packed, self.call_timeout_s)
+
+    async def _ask(self, packed: bytes, timeout_s: float) -> Any:
+        self._check_loop()
+        connection = self._idle.pop() if self._idle else self._source.connection_class(**self._source.connection_kwargs)
+        self._lent.add(connection)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await connection.send_packed_command((packed,), False)
+                reply = await connection.read_response()
+        except refusals.ResponseError as error:  # a complete reply: the connection is in order
+            self._lent.discard(connection)
+            if isinstance(error, refusals.NoScriptError):
+                self._idle.append(connection)
+                raise
+            found = translate(error, self.shown)
+            if isinstance(found, StoreUnavailable):  # it may have become a replica: look up the address again
+                await connection.disconnect(nowait=True)
+            else:
+                self._idle.append(connection)
+            raise found from error
+        except BaseException as error:
+            self._lent.discard(connection)
+            await connection.disconnect(nowait=True)
+            if isinstance(error, TimeoutError):
+                raise StoreUnavailable(f"{self.shown} has not answered for {timeout_s:g} s") from error
+            if isinstance(error, (refusals.RedisError, OSError)):
+                await self._drop_idle()  # of the same lost server: each would fail one more call
+                raise translate(error, self.shown) from error
+            raise
+        self._lent.discard(connection)
+        self._idle.append(connection)
+        return reply
+
+    async def _drop_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.disconnect(nowait=True)
+
+    def _check_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop = loop
+            self._idle = []  # they belong to a loop that is gone; use close() before leaving one
+            self._free = asyncio.Semaphore(MAX_CONNECTIONS)
+
+
+_OWN_CODES: Final = {"FJ_STALE": StaleCall, "FJ_GONE": WorkerGone, "FJ_BAD": BackendError}
+
+_PASSING_ERRORS: Final = (
+    refusals.ConnectionError,  # with BusyLoadingError
+    refusals.TimeoutError,
+    refusals.ReadOnlyError,
+    refusals.MasterDownError,
+    refusals.ClusterDownError,
+    refusals.TryAgainError,
+    OSError,
+)
+
+# Inside a script's error, and for codes redis-py has no class for. BUSY: somebody's script runs for seconds; MISCONF: no disk
+# space for a snapshot; NOREPLICAS and UNBLOCKED: a failover. All refuse before anything is done, and pass.
+_PASSING_CODES: Final = re.compile(
+    r"\b(LOADING|READONLY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|MISCONF|NOREPLICAS|UNBLOCKED) |non local key|cluster is down"
+)
+
+
+def translate(error: Exception, shown: str) -> BackendError:
+    """Any error of redis-py or the socket as ours; *shown* is the server's URL without its password."""
+    text = str(error)
+    code, _, rest = text.partition(" ")
+    if code in _OWN_CODES:
+        return _OWN_CODES[code](rest)
+    said = text.removeprefix("FJ_FAILED ") or type(error).__name__
+    if isinstance(error, refusals.OutOfMemoryError) or "OOM command not allowed" in text:
+        return BackendError(
+            f"{shown} is out of memory and stored nothing: raise its maxmemory, or let workers empty the queues first"
+        )
+    if isinstance(error, (refusals.AuthenticationError, refusals.AuthorizationError)):
+        return BackendError(f"{shown} refused the user or password: {said}")
+    if isinstance(error, _PASSING_ERRORS) or (isinstance(error, refusals.ResponseError) and _PASSING_CODES.search(text)):
+        return StoreUnavailable(f"{shown}: {said}")
+    return BackendError(f"{shown} refused a call: {said}")

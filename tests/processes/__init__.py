@@ -1,0 +1,1 @@
+"""Real supervisors with real workers, for tests: an app, a program that supervises it, and a driver."""

@@ -1,0 +1,123 @@
+"""The app that the supervised workers of the tests run. Its handlers say what they do on the test's event socket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+from fastjobs import JobContext, JobQueue, runners
+from tests.processes.events import say
+
+jobs = JobQueue()
+
+if stuck_s := os.environ.get("TEST_STUCK_S"):
+    runners.STUCK_AFTER_S = float(stuck_s)  # type: ignore[misc]
+
+if os.environ.get("TEST_APP_THREAD"):
+    threading.Thread(target=threading.Event().wait, name="tracing", daemon=True).start()
+
+
+@jobs.job
+async def count(n: int) -> None:
+    """A job that does nothing."""
+
+
+@jobs.job
+async def tell(ctx: JobContext, n: int) -> None:
+    say("ran", job=n, attempt=ctx.attempt, losses=ctx.losses)
+
+
+@jobs.job
+async def hold(ctx: JobContext, n: int) -> None:
+    """Runs until its worker stops it."""
+    say("started", job=n, attempt=ctx.attempt, losses=ctx.losses)
+    await asyncio.Event().wait()
+
+
+@jobs.job
+async def hold_until(n: int, path: str) -> None:
+    """Runs until somebody writes to the FIFO *path*."""
+    say("started", job=n)
+    await asyncio.get_running_loop().run_in_executor(None, _read, path)
+    say("ran", job=n)
+
+
+@jobs.job
+async def block(n: int) -> None:
+    """Holds the event loop, for ever."""
+    say("started", job=n)
+    threading.Event().wait()
+
+
+@jobs.job(timeout=0.05, max_attempts=1)
+def stubborn(n: int) -> None:
+    """A thread that no time limit stops: it sits in a call."""
+    say("started", job=n)
+    threading.Event().wait()
+
+
+@jobs.job
+async def kill_worker(ctx: JobContext) -> None:
+    say("started", job=0, attempt=ctx.attempt, losses=ctx.losses)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@jobs.job
+async def with_child(n: int) -> None:
+    """Leaves a process of its own behind, then holds."""
+    child = subprocess.Popen([sys.executable, "-c", "import signal; print(flush=True); signal.pause()"], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    say("started", job=n, child=child.pid)
+    await asyncio.Event().wait()
+
+
+@jobs.job
+async def orphan() -> None:
+    """Leaves behind a process without a parent, which ends when this handler's pipe does."""
+    read_end, write_end = os.pipe()
+    middle = os.fork()
+    if not middle:
+        leaf = os.fork()
+        if not leaf:
+            os.close(write_end)
+            os.read(read_end, 1)
+        os._exit(0)
+    os.waitpid(middle, 0)
+    os.close(read_end)
+    os.close(write_end)
+    say("ran", job=0)
+
+
+@jobs.job
+async def fork_and_look() -> None:
+    """Whether a process forked by a handler still has our shared mapping."""
+    pid = os.fork()
+    if not pid:
+        with open("/proc/self/maps") as maps:
+            say("ran", mapped="fastjobs-slots" in maps.read())
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+@jobs.job
+async def grow(mib: int) -> None:
+    """Takes memory and keeps it."""
+    kept.append(b"x" * (mib << 20))
+
+
+kept: list[bytes] = []
+
+
+@jobs.job
+async def speak(text: str) -> None:
+    print(text)
+
+
+def _read(path: str) -> None:
+    with open(path) as fifo:
+        fifo.read()

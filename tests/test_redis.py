@@ -1,0 +1,428 @@
+"""What only the Redis backend promises: warnings, errors, memory, scripts that fail half-way. The rest: tests/contract."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+from redis import exceptions as refusals
+
+from fastjobs.backends import redis as backend_module
+from fastjobs.backends.redis import RedisBackend
+from fastjobs.backends.redis_link import Script, translate
+from fastjobs.errors import BackendError, ConfigError, StoreUnavailable, WorkerGone
+from tests.contract.kit import HOUR, dead, entries, entry, job_id, numbered, push, released, retry, worker
+from tests.servers.redis import RedisServer
+
+namespaces = (f"r{count}" for count in itertools.count())
+
+Store = RedisBackend
+Snapshot = dict[bytes, Any]
+
+
+@pytest.fixture(scope="module", params=["redis", "valkey"])
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A server that tests may reconfigure, kill and restart."""
+    started = RedisServer(request.param).start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+async def client(server: RedisServer) -> AsyncIterator[Any]:
+    """redis-py's own client, to look and to meddle."""
+    async with redis.asyncio.from_url(server.url, protocol=2) as made:
+        yield made
+        await made.config_set("maxmemory", 0)
+        await made.config_set("maxmemory-policy", "noeviction")
+        await made.flushall()
+
+
+@pytest.fixture
+async def store(server: RedisServer, client: Any) -> AsyncIterator[Store]:
+    made = RedisBackend(server.url, namespace=next(namespaces))
+    yield made
+    await made.close()
+
+
+async def snapshot(client: Any) -> Snapshot:
+    """Everything on the server but times to live; lists and sets of the same content are equal."""
+    found: Snapshot = {}
+    async for key in client.scan_iter(count=1000):
+        kind = await client.type(key)
+        if kind == b"list":
+            found[key] = await client.lrange(key, 0, -1)
+        elif kind == b"zset":
+            found[key] = await client.zrange(key, 0, -1, withscores=True)
+        elif kind == b"set":
+            found[key] = await client.smembers(key)
+        else:
+            found[key] = await client.hgetall(key)
+    return found
+
+
+# -- opening ------------------------------------------------------------------------------------------------------------------
+
+
+async def test_open_says_what_would_be_lost(store: Store, client: Any) -> None:
+    await client.config_set("maxmemory-policy", "allkeys-lru")
+    eviction, persistence = await store.open()
+    assert "allkeys-lru" in eviction
+    assert "set maxmemory-policy noeviction" in eviction
+    assert "all jobs are lost" in persistence
+    assert "set appendonly yes" in persistence
+
+
+async def test_open_has_nothing_to_say_of_a_safe_server() -> None:
+    safe = RedisServer(appendonly=True).start()
+    try:
+        store = RedisBackend(safe.tcp_url)
+        assert await store.open() == []
+        await store.close()
+    finally:
+        safe.stop()
+
+
+async def test_open_keeps_quiet_about_settings_it_may_not_see(server: RedisServer, client: Any) -> None:
+    await client.acl_setuser("tenant", enabled=True, passwords=["+hush-hush"], keys=["*"], commands=["+@all", "-config"])
+    store = RedisBackend(f"{server.tcp_url.replace('//', '//tenant:hush-hush@')}")
+    assert await store.open() == []
+    await push(store, entry("a"))
+    await store.close()
+
+
+async def test_an_old_server_is_refused(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(4096):
+            info = b"# Server\r\nredis_version:6.0.16\r\n"
+            writer.write(b"$%d\r\n%b\r\n" % (len(info), info))
+        writer.close()
+
+    old = await asyncio.start_unix_server(answer, tmp_path / "old")
+    store = RedisBackend(f"unix://{tmp_path / 'old'}")
+    with pytest.raises(BackendError, match=r"runs Redis 6\.0\.16; fastjobs needs Redis 6\.2 or newer"):
+        await store.open()
+    await store.close()
+    old.close()
+    await old.wait_closed()
+
+
+@pytest.mark.parametrize("url", ["redis://h:port/0", "redis://h/0?namespace=a{b}", "redis://h/0?namespace=", "redis://[h/0"])
+def test_a_bad_url_is_a_config_error(url: str) -> None:
+    with pytest.raises(ConfigError):
+        RedisBackend(url)
+
+
+async def test_namespaces_of_one_server_are_apart_and_all_keys_of_one_share_a_hash_tag(
+    server: RedisServer, client: Any
+) -> None:
+    shop, bank = (RedisBackend(f"{server.url}?db=0&namespace={name}") for name in ("shop", "bank"))
+    await push(shop, entry("a"), entry("b", delay_s=HOUR))
+    assert await (await worker(bank)).drain() == []
+    assert (await (await worker(shop)).claim()).jobs == ["a"]
+    assert {key.partition(b":")[0] for key in await snapshot(client)} == {b"{shop}", b"{bank}"}
+    await shop.close()
+    await bank.close()
+
+
+# -- errors -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (refusals.ConnectionError("lost"), StoreUnavailable),
+        (refusals.TimeoutError("late"), StoreUnavailable),
+        (OSError("unreachable"), StoreUnavailable),
+        (refusals.BusyLoadingError("Redis is loading the dataset in memory"), StoreUnavailable),
+        (refusals.ReadOnlyError("You can't write against a read only replica."), StoreUnavailable),
+        (refusals.MasterDownError("Link with MASTER is down"), StoreUnavailable),
+        (refusals.ClusterDownError("The cluster is down"), StoreUnavailable),
+        (refusals.TryAgainError("Multiple keys request during rehashing of slot"), StoreUnavailable),
+        (refusals.ResponseError("BUSY Redis is busy running a script."), StoreUnavailable),
+        (refusals.ResponseError("MISCONF Redis is configured to save RDB snapshots"), StoreUnavailable),
+        (refusals.ResponseError("FJ_FAILED -READONLY You can't write against a read only replica."), StoreUnavailable),
+        (refusals.ResponseError("UNBLOCKED force unblock from blocking operation"), StoreUnavailable),
+        (refusals.AuthenticationError("invalid username-password pair"), BackendError),
+        (refusals.NoPermissionError("this user has no permissions"), BackendError),
+        (refusals.OutOfMemoryError("command not allowed"), BackendError),
+        (refusals.ResponseError("WRONGTYPE Operation against a key"), BackendError),
+        (refusals.InvalidResponse("Protocol Error"), BackendError),
+        (refusals.DataError("Invalid input"), BackendError),
+        (refusals.ResponseError("FJ_GONE worker x is unknown"), WorkerGone),
+    ],
+)
+def test_every_error_of_redis_py_becomes_one_of_ours(error: Exception, expected: type[BackendError]) -> None:
+    found = translate(error, "redis://h/0")
+    assert type(found) is expected
+    assert str(found)
+
+
+async def test_a_password_is_shown_nowhere(server: RedisServer, client: Any) -> None:
+    await client.acl_setuser("tenant", enabled=True, passwords=["+right"], keys=["*"], commands=["+@all"])
+    store = RedisBackend(server.tcp_url.replace("//", "//tenant:hush-hush@"))
+    assert "tenant:***@127.0.0.1" in store.url
+    with pytest.raises(BackendError, match="refused the user or password") as refused:
+        await store.stats()
+    assert not isinstance(refused.value, StoreUnavailable)
+    nobody = RedisBackend("redis://:hush-hush@127.0.0.1:1/0")
+    with pytest.raises(StoreUnavailable) as unreachable:
+        await nobody.open()
+    assert "hush" not in f"{store.url}{refused.value}{nobody.url}{unreachable.value}"
+    await store.close()
+    await nobody.close()
+
+
+async def test_a_replica_is_an_unavailable_store(store: Store, client: Any) -> None:
+    hand = await worker(store)
+    await client.replicaof("127.0.0.1", 1)
+    with pytest.raises(StoreUnavailable):
+        await push(store, entry("a"))
+    with pytest.raises(StoreUnavailable):
+        await hand.claim()
+    await client.replicaof("NO", "ONE")
+    await push(store, entry("a"))
+    assert await hand.drain() == ["a"]
+
+
+async def test_calls_go_on_after_the_server_forgot_its_scripts(store: Store, client: Any) -> None:
+    hand = await worker(store)
+    await push(store, entry("a"))
+    await client.script_flush()
+    assert await hand.drain() == ["a"]
+
+
+async def test_a_silent_server_is_an_unavailable_store(server: RedisServer, client: Any) -> None:
+    store = RedisBackend(server.url, call_timeout_s=0.2)
+    await push(store, entry("a"))
+    await client.client_pause(60_000)
+    with pytest.raises(StoreUnavailable, match="has not answered"):
+        await store.stats()
+    await client.client_unpause()
+    assert [queue.ready for queue in (await store.stats()).queues] == [1]
+    await store.close()
+
+
+async def test_a_restart_without_persistence_leaves_no_worker_and_with_it_every_job() -> None:
+    for appendonly in (False, True):
+        server = RedisServer(appendonly=appendonly, appendfsync="always").start()
+        try:
+            store = RedisBackend(server.url)
+            hand = await worker(store)
+            await push(store, entry("a"), entry("b"), entry("c", delay_s=HOUR))
+            claim = await hand.claim(limit=1)
+            server.kill()
+            with pytest.raises(StoreUnavailable):
+                await hand.claim()
+            server.restart()
+            if appendonly:
+                assert await hand.drain() == ["b"]
+                assert await hand.settle(claim.done()) == [True]
+                assert [queue.delayed for queue in (await store.stats()).queues] == [1]
+            else:
+                for call in (lambda: hand.claim(), lambda: hand.settle(claim.done()), lambda: hand.adopt("other.1")):
+                    with pytest.raises(WorkerGone):
+                        await call()
+                assert not await store.renew("here")
+            await store.close()
+        finally:
+            server.stop()
+
+
+async def test_cancelled_calls_leave_no_reply_behind(store: Store) -> None:
+    await push(store, *entries(numbered(100)))
+    hand = await worker(store)
+    for steps in range(12):
+        call = asyncio.create_task(store.peek("q", 100))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        assert (await store.stats()).running == 0
+    assert await hand.drain() == numbered(100)
+
+
+async def test_many_calls_at_once_share_a_bounded_number_of_connections(store: Store, client: Any) -> None:
+    await asyncio.gather(*[push(store, entry(name)) for name in numbered(200)])
+    assert sum(queue.ready for queue in (await store.stats()).queues) == 200
+    assert len(await client.client_list()) <= 40
+
+
+# -- memory -------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_full_server_takes_no_jobs_and_still_empties(store: Store, client: Any) -> None:
+    """A claim needs memory before its settlement frees any: were it refused, a full server would stay full."""
+    hand = await worker(store)
+    await push(store, *entries(numbered(300), envelope=b"x" * 1000))
+    await push(store, entry("late", delay_s=HOUR))
+    await client.config_set("maxmemory", (await client.info("memory"))["used_memory"] - 100_000)
+    before = await snapshot(client)
+    with pytest.raises(BackendError, match="out of memory and stored nothing: raise its maxmemory") as refused:
+        await push(store, entry("refused"), entry("refused too", delay_s=HOUR))
+    assert not isinstance(refused.value, StoreUnavailable)
+    assert await snapshot(client) == before
+    assert await store.renew("here")
+    other = await worker(store, "there.1")
+    store.time_shift_s = 2 * HOUR
+    claim = await hand.claim(limit=2)
+    assert await hand.settle(claim.ended(retry(0, entry("a")), dead(1, entry("b")))) == [True]
+    claim = await hand.claim(limit=50)
+    adopted, _ = await other.adopt(hand.id)
+    assert adopted.jobs == claim.jobs
+    assert await other.settle(adopted.done()) == [True]
+    assert len(await other.drain()) == 300 - 52 + 2
+
+
+# -- scripts that fail half-way -----------------------------------------------------------------------------------------------
+
+FAILING = """
+local real, calls_left = redis, {calls}
+local redis = setmetatable({{call = function(...)
+  calls_left = calls_left - 1
+  if calls_left == 0 then error('ERR this call fails') end
+  return real.call(...)
+end}}, {{__index = real}})
+"""
+
+Act = Callable[[Store], Awaitable[Any]]
+
+
+async def _prepared(store: Store) -> None:
+    """A worker with two open claims, jobs in all places, one of them due, and a second worker."""
+    hand = await worker(store)
+    await worker(store, "there.1")
+    await push(store, *entries(numbered(6, "claimed")))
+    await hand.claim(limit=4)
+    await hand.claim(limit=2)
+    await push(store, *entries(numbered(3, "ready")), *entries(["first", "second"], priority=9))
+    await push(store, entry("due", delay_s=HOUR), entry("later", delay_s=9 * HOUR))
+    await hand.settle()
+    await push(store, entry("dead", queue="grave"))
+    await hand.settle((await hand.claim(queues=["grave"])).ended(dead(0, entry("dead", queue="grave"))))
+    store.time_shift_s = 2 * HOUR
+
+
+async def _exchange(store: Store) -> Any:
+    hand = await worker(store)
+    hand.n = 10
+    ended = await _claim(store, 1)
+    outcomes = [
+        retry(0, entry("again", delay_s=60.0)),
+        dead(1, entry("dead", queue="q")),
+        released(2, entry("back", priority=9)),
+    ]
+    return await hand.exchange(ended.ended(*outcomes, unfinished=[3], into=99), (await _claim(store, 2)).done(), limit=4)
+
+
+async def _claim(store: Store, id: int) -> Any:
+    from tests.contract.kit import Claim
+
+    return Claim(id, [])
+
+
+async def _push(store: Store) -> None:
+    await store.push("p", 1, 1, [*entries(numbered(1200, "new"), priority=2), entry("new later", delay_s=60.0, queue="other")])
+
+
+async def _adopt_all(store: Store) -> Any:
+    return await store.adopt("there.1", 1, "here.1", None, 100)
+
+
+async def _adopt_one(store: Store) -> Any:
+    return await store.adopt("there.1", 1, "here.1", [2], 100)
+
+
+async def _register(store: Store) -> None:
+    await store.register("new.1")
+
+
+async def _requeue(store: Store) -> None:
+    await store.dead_requeue([entry("dead", envelope=b"alive", queue="other"), entry("never dead")])
+
+
+def jobs_in(found: Snapshot, namespace: str) -> Counter[bytes]:
+    """Every envelope stored, as often as it is stored."""
+    prefix = b"{%b}:" % namespace.encode()
+    jobs: Counter[bytes] = Counter()
+    for key, value in found.items():
+        kind = key.removeprefix(prefix).partition(b":")[0]
+        if kind in (b"ready", b"claim"):
+            jobs.update(value)
+        elif kind == b"later":
+            jobs.update(member[17:] for member, _ in value)
+        elif kind == b"dead":
+            jobs.update(letter.partition(b":")[2].lstrip(b"gqrave") for letter in value.values())
+    return jobs
+
+
+@pytest.mark.parametrize(
+    ("name", "act"),
+    [
+        ("exchange", _exchange),
+        ("push", _push),
+        ("adopt", _adopt_all),
+        ("adopt", _adopt_one),
+        ("register", _register),
+        ("dead_requeue", _requeue),
+    ],
+)
+async def test_a_call_that_fails_inside_a_script_loses_no_job_and_may_be_repeated(
+    server: RedisServer, client: Any, monkeypatch: pytest.MonkeyPatch, name: str, act: Act
+) -> None:
+    """Each redis.call of the script fails in turn: all is as before, or the work is done and its repeat says so."""
+    whole = backend_module.SCRIPTS[name]
+    model = RedisBackend(server.url, namespace=next(namespaces))
+    await _prepared(model)
+    answer = await act(model)
+    done = jobs_in(await snapshot(client), model.namespace)
+    await model.close()
+    undone = 0
+    for calls in itertools.count(1):
+        await client.flushall()
+        store = RedisBackend(server.url, namespace=next(namespaces))
+        await _prepared(store)
+        before = await snapshot(client)
+        monkeypatch.setitem(backend_module.SCRIPTS, name, Script(name, FAILING.format(calls=calls) + whole.text))
+        try:
+            await act(store)
+            break  # it makes fewer calls than that
+        except BackendError as error:
+            assert not isinstance(error, StoreUnavailable)
+            assert "this call fails" in str(error)
+        finally:
+            monkeypatch.setitem(backend_module.SCRIPTS, name, whole)
+        undone += await snapshot(client) == before
+        assert await act(store) == answer
+        left = done - jobs_in(await snapshot(client), store.namespace)
+        assert left == Counter(), f"lost when call {calls} failed"
+        await store.close()
+    await store.close()
+    assert undone >= calls - 1 - REMOVALS[act.__name__]
+
+
+REMOVALS = {"_exchange": 5, "_push": 0, "_adopt_all": 6, "_adopt_one": 1, "_register": 0, "_requeue": 0}
+"""Calls at the end of a script that may fail with the work done: they only remove what was copied."""
+
+
+async def test_nothing_is_left_of_a_whole_life_but_names_and_a_producers_record(store: Store, client: Any) -> None:
+    await _prepared(store)
+    await store.adopt("there.1", 1, "here.1", None, 100)
+    there = await worker(store, "there.1")
+    there.n = 1
+    await there.settle((await _claim(store, 1)).done())
+    await there.drain()
+    await store.purge("q")
+    assert await store.dead_delete([job_id("dead")]) == [True]
+    assert await store.retire("there.1")
+    left = {key.partition(b":")[2]: await client.ttl(key) for key in await snapshot(client)}
+    assert left.pop(b"queues") == -1
+    assert {key.partition(b":")[0] for key in left} == {b"producer"}
+    assert all(0 < seconds <= 600 for seconds in left.values())
