@@ -82,7 +82,7 @@ def parse_spec(text: str, beside: Path | None, where: str = "") -> Spec:
     """*text* as a `Spec`. ConfigError, beginning with *where*, shows what was probably meant."""
     module, colon, attribute = text.strip().partition(":")
     names = [*module.split("."), *(attribute.split(".") if colon else [])]
-    if not all(name.isidentifier() for name in names):
+    if module.endswith(".py") or not all(name.isidentifier() for name in names):
         stem = module.removesuffix(".py").replace("/", ".").strip(".")
         hint = f"; did you mean {stem}:{attribute or DEFAULT_ATTRIBUTE}?" if stem != module and stem else ""
         raise ConfigError(f"{where}an app is named as module:attribute, like shop:jobs, got {text!r}{hint}")

@@ -45,6 +45,7 @@ from fastjobs.worker import Worker
 log = logging.getLogger("fastjobs.supervisor")
 
 PR_SET_PDEATHSIG: Final = 1
+PR_SET_NAME: Final = 15
 
 
 def facts_of(jobs: JobQueue, spec: str, threads: list[str]) -> AppFacts:
@@ -93,6 +94,7 @@ def leave(code: int) -> NoReturn:
 def run_child(task: ChildTask, jobs: JobQueue | None, slots: Slots | None) -> int:
     """Do *task*, return the exit code."""
     end_with(task.supervisor, task.life_fd)
+    _show_role(task.role)
     _connect_streams(task)
     faulthandler.enable(file=2)
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
@@ -126,6 +128,12 @@ def end_with(supervisor: int, life_fd: int) -> None:
         threading.Thread(target=_watch_life, args=(life_fd,), name="fastjobs-life", daemon=True).start()
     if os.getppid() != supervisor:  # it died before we asked
         os._exit(EXIT_FAILED)
+
+
+def _show_role(role: str) -> None:
+    """Name the process in `ps` and `top`: fj-worker, fj-maintenance, fj-broker (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_NAME, f"fj-{role}".encode(), 0, 0, 0)
 
 
 def _watch_life(life_fd: int) -> None:

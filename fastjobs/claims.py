@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Final
 
 from fastjobs.model import Outcome, Settlement
@@ -39,6 +40,7 @@ class OpenClaim:
 
     def settlement(self, into: int = 0) -> Settlement:
         """What to tell the store now; unfinished jobs move to the claim *into*."""
+        self.outcomes.sort(key=attrgetter("index"))  # released jobs keep their order
         return Settlement(self.id, self.outcomes, self.unfinished() if self.left else [], into)
 
     def due_in_s(self, now: float) -> float | None:

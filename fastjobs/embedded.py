@@ -80,7 +80,10 @@ async def _run_one(app: LocalApp, worker: str, envelope: bytes) -> Outcome | Non
     async with app.lifespan() if app.lifespan else contextlib.nullcontext() as execution.state:
         # A task of its own: the handler's context variables stay in it, and time limits have something to cancel.
         run = asyncio.create_task(_run_limited(execution, job), name="fastjobs-one")
-        execution.is_cancelled = lambda: run.cancelling() > 0
+        caller = asyncio.current_task()
+        assert caller is not None
+        cancelled = caller.cancelling()
+        execution.is_cancelled = lambda: caller.cancelling() > cancelled
         try:
             verdict = await run
         finally:

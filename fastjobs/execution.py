@@ -158,7 +158,10 @@ class Execution:
         self.unknown_is_dead = unknown_is_dead
         self.log_jobs = log_jobs
         self.is_cancelled: Callable[[], bool] = lambda: False
-        """Whether whoever runs the jobs is being cancelled. If not, a handler's CancelledError is an ordinary failure."""
+        """Whether whoever runs the jobs is being cancelled.
+
+        If not, or if no one cancelled the run's task, a handler's CancelledError is an ordinary failure.
+        """
         self.on_limit: Callable[[], None] = lambda: None
         """Called when a run under a time limit starts."""
         self.threads = ThreadPool()
@@ -224,7 +227,8 @@ class Execution:
         elif isinstance(error, (asyncio.CancelledError, Interrupted)):
             if runner.cancelled_for == "drain":
                 return Verdict(Kind.RELEASED, job)
-            if self.is_cancelled():
+            task = asyncio.current_task()
+            if task is not None and task.cancelling() and self.is_cancelled():
                 raise error
         elif isinstance(error, Snooze):
             kind = "snoozed"

@@ -10,9 +10,11 @@ import weakref
 from typing import Final
 
 from fastjobs.backends.base import Store
-from fastjobs.backends.broker import socket_path
 from fastjobs.backends.memory import MemoryBackend
-from fastjobs.backends.remote import SocketBackend
+
+if sys.platform != "win32":  # there is no supervisor on Windows, and none of what its broker needs
+    from fastjobs.backends.broker import socket_path
+    from fastjobs.backends.remote import SocketBackend
 
 _own: Final[weakref.WeakKeyDictionary[object, MemoryBackend]] = weakref.WeakKeyDictionary()
 """This process's own store, per JobQueue."""
@@ -22,6 +24,8 @@ _owner_pid = os.getpid()
 
 def broker_answers(app_id: str) -> bool:
     """Whether a supervisor of that app runs here for this user, with its jobs in memory."""
+    if sys.platform == "win32":
+        return False
     path = str(socket_path(app_id))
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -41,7 +45,7 @@ def local_store(owner: object, app_id: str) -> Store:
     """
     backend = _own.get(owner)
     if backend is None:
-        if broker_answers(app_id):
+        if sys.platform != "win32" and broker_answers(app_id):
             return SocketBackend(socket_path(app_id))
         backend = _own[owner] = MemoryBackend()
         _keep_watch()

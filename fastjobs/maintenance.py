@@ -14,8 +14,6 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Self
 
-import uvloop
-
 from fastjobs import clock
 from fastjobs.backends.base import Store
 from fastjobs.errors import BackendError, StoreUnavailable
@@ -204,7 +202,7 @@ class EmbeddedMaintenance:
         self._lease = lease
         self._slots = slots
         self._options = options
-        self._loop = uvloop.new_event_loop()
+        self._loop = asyncio.new_event_loop()
         self._leaving = asyncio.Event()  # the worker has ended
         self._thread = threading.Thread(target=self._main, name="fastjobs-maintenance", daemon=True)
         self._ended = threading.Event()

@@ -178,7 +178,7 @@ class Runners:
                 self._on_change()
             # Context variables must not leak into the next job, nor a pending cancellation: a fresh runner goes on. Comparing
             # unchanged contexts costs 0.1 µs: they share one tree.
-            if task.cancelling() or runner.cancelled_for or contextvars.copy_context() != untouched:
+            if task.cancelling() or runner.cancelled_for or self._closing or contextvars.copy_context() != untouched:
                 return
 
     async def _next_job(self) -> None:

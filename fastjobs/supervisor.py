@@ -204,10 +204,10 @@ class Supervisor:
 
     def _tend(self, now: float) -> None:
         fleet = self._fleet
-        fleet.crew.tend(now)
-        fleet.broker.tend(now)
         if self._stage is not Stage.SETTLING or fleet.maintenance.process is not None:
             fleet.maintenance.tend(now)
+        fleet.crew.tend(now)
+        fleet.broker.tend(now)
         if self._stage is Stage.RUNNING:
             self._watch_for_the_end()
         elif self._stage is Stage.DRAINING and not fleet.crew.processes:
@@ -221,6 +221,7 @@ class Supervisor:
     def _watch_for_the_end(self) -> None:
         if self._fleet.crew.refused:
             self._failed = EXIT_REFUSED
+            self._fleet.maintenance.kill()  # it could not settle anything either
             self._drain()
         elif self._fleet.plan.burst and self._fleet.slots.head[Head.BURST_DONE]:
             self._drain()

@@ -12,6 +12,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from operator import attrgetter
 from typing import Any, Final, Protocol, TypeVar
 
 from fastjobs import clock
@@ -95,7 +96,10 @@ class Worker:
         self._parked: list[Item] | None = None  # ready jobs held back while the store is out of reach
         self._dry: asyncio.Task[bool] | None = None  # waits for a wake-up: the store had nothing more
         self._over_since = 0.0  # clock.monotonic, when the first ended claim began to wait; 0: none waits
+        self._registered = True  # under `_id`; `run` sees to the first time
+        self._out_of_reach = False  # the store, at the end: nobody can be told any more
         self._draining = False
+        self._finished = False
         self._end_at = float("inf")  # clock.monotonic, when the grace time ends
         self._main: asyncio.Task[Any] | None = None
 
@@ -152,15 +156,16 @@ class Worker:
 
     async def _feed(self) -> None:
         try:
-            while not self._draining:
+            while not self._finished:
                 try:
-                    await self._feed_once()
+                    await (self._finish() if self._draining else self._feed_once())
                 except (WorkerGone, StaleCall) as error:
-                    await self._start_over(error)
-            await self._finish()
-        except asyncio.CancelledError:  # the whole loop is being torn down: nobody will wait for a grace time
-            self._draining, self._end_at = True, 0.0
-            await self._finish()
+                    self._disown(error)
+                except asyncio.CancelledError:  # the whole loop is being torn down: nobody will wait for a grace time
+                    self._draining, self._end_at = True, 0.0
+                except BackendError as error:  # the grace time has ended and the store is still away
+                    self._out_of_reach = True
+                    log.error("the store cannot be reached at the end; what this worker holds is left to maintenance: %s", error)
         finally:
             if self._dry is not None:
                 self._dry.cancel()
@@ -168,6 +173,9 @@ class Worker:
 
     async def _feed_once(self) -> None:
         """One exchange if there is reason for one, otherwise sleep until there may be."""
+        if not self._registered:
+            await self._patiently(lambda: self.backend.register(self._id))
+            self._registered = True
         self._changed.clear()
         if self._runners.stalled:
             self._release(self._runners.take_back())
@@ -226,6 +234,7 @@ class Worker:
         settlements: list[Settlement] = []
         if runners.over and (riding or now - self._over_since >= FLUSH_S or not runners.busy):
             over, runners.over, self._over_since = runners.over, [], 0.0
+            over.sort(key=attrgetter("id"))  # what is released stands in its old order
             settlements = [claim.settlement() for claim in over if not claim.lost]
         for claim in list(self._claims.values()):
             if claim.left and (due := claim.due_in_s(now)) is not None and due <= 0:
@@ -342,10 +351,12 @@ class Worker:
         Gives up only when a drain's grace time has ended: then raises the BackendError. A cancellation ends the grace time,
         and the call is made once more: only its answer tells what we hold.
         """
-        failing_since = 0.0
+        failing_since = pause_s = 0.0
         delay_s = 0.05
         while True:
             try:
+                if pause_s:
+                    await asyncio.sleep(pause_s)
                 answer = await call()
                 break
             except (WorkerGone, StaleCall):
@@ -353,8 +364,7 @@ class Worker:
             except asyncio.CancelledError:
                 if at_start or self._end_at == 0.0:
                     raise
-                self._draining, self._end_at = True, 0.0
-                continue
+                self._draining, self._end_at, pause_s = True, 0.0, 0.0
             except BackendError as error:
                 if at_start and (self._draining or isinstance(error, SchemaError) or not isinstance(error, StoreUnavailable)):
                     raise
@@ -366,7 +376,7 @@ class Worker:
                     log.warning("the store does not answer, trying again until it does: %s", error)
                 if now - failing_since > self.options.lease_ttl_s - CUT_OFF_MARGIN_S and self._parked is None:
                     self._parked = self._runners.take_back()
-                await asyncio.sleep(delay_s * (0.5 + random.random()))  # noqa: S311 - spreads reconnects
+                pause_s = delay_s * (0.5 + random.random())  # noqa: S311 - spreads reconnects
                 delay_s = min(2 * delay_s, 2.0)
         if failing_since:
             log.warning("the store answers again after %.1f s", clock.monotonic() - failing_since)
@@ -375,20 +385,21 @@ class Worker:
             self._runners.add(parked)
         return answer
 
-    async def _start_over(self, error: BackendError) -> None:
-        """The store does not know this worker (any more): all it held belongs to others. Register under a new id."""
+    def _disown(self, error: BackendError) -> None:
+        """The store does not know this worker (any more): all it held belongs to others. It will register under a new id."""
         held = sum(claim.left for claim in self._claims.values())
         log.error("%s; %d jobs it held may run elsewhere; starting over", error, held)
         for claim in self._claims.values():
             claim.lost = True
         self._claims.clear()
         self._suspects.clear()
+        self._parked = None
         self._runners.take_back()
         self._runners.over.clear()
         self._words[Word.INCARNATION] += 1
         self._publish(0)
         self._execution.worker = self._id
-        await self._patiently(lambda: self.backend.register(self._id))
+        self._registered = False
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -396,32 +407,28 @@ class Worker:
         """Release what has not started, let what runs finish, stop what does not, tell the store."""
         self._slot.state = State.DRAINING
         runners = self._runners
-        try:
-            stopping = False
-            while True:
-                self._changed.clear()
-                self._release(runners.take_back())
-                self._release(self._suspects)
-                self._suspects.clear()
-                now = clock.monotonic()
-                if settlements := self._settlements(now, riding=True):
-                    await self._exchange(settlements, 0)
-                    continue
-                if not runners.busy or (stopping and now >= self._end_at + STOP_S):
-                    break
-                if now >= self._end_at and not stopping:
-                    stopping = True
-                    self._end_at = now
-                    runners.stop_runs("drain")
-                waits = [self._end_at + (STOP_S if stopping else 0.0) - now]
-                if (due := self._next_settlement_s(now)) is not None:
-                    waits.append(due)
-                await self._sleep(max(min(waits), 0.001))
-            if settlements := [self._split(claim) for claim in list(self._claims.values()) if claim.ended_since]:
+        stopping = False
+        while True:
+            self._changed.clear()
+            self._release(runners.take_back())
+            self._release(self._suspects)
+            self._suspects.clear()
+            now = clock.monotonic()
+            if not self._out_of_reach and (settlements := self._settlements(now, riding=True)):
                 await self._exchange(settlements, 0)
-        except (WorkerGone, StaleCall) as error:
-            log.error("%s; its jobs belong to others", error)
-            self._claims.clear()
-        except BackendError as error:
-            log.error("the store cannot be reached at the end; what this worker holds is left to maintenance: %s", error)
+                continue
+            if not runners.busy or (stopping and now >= self._end_at + STOP_S):
+                break
+            if now >= self._end_at and not stopping:
+                stopping = True
+                self._end_at = now
+                runners.stop_runs("drain")
+            waits = [self._end_at + (STOP_S if stopping else 0.0) - now]
+            if not self._out_of_reach and (due := self._next_settlement_s(now)) is not None:
+                waits.append(due)
+            await self._sleep(max(min(waits), 0.001))
+        settlements = [self._split(claim) for claim in list(self._claims.values()) if claim.left and claim.ended_since]
+        if settlements and not self._out_of_reach:
+            await self._exchange(settlements, 0)
         self.unfinished = sum(claim.left for claim in self._claims.values())
+        self._finished = True

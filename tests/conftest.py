@@ -17,6 +17,8 @@ import uvloop
 from hypothesis import settings
 
 from fastjobs.backends.base import Store
+from tests.servers.postgres import PostgresServer
+from tests.servers.redis import RedisServer
 from tests.stores import KINDS, Place, Server, fresh_place
 
 settings.register_profile(
@@ -56,8 +58,6 @@ def _redis(kind: str) -> Iterator[Server]:
     if url and kind == "redis":
         yield UsersServer(url)
         return
-    from tests.servers.redis import RedisServer
-
     server = RedisServer("redis" if kind == "redis" else "valkey")
     try:
         server.start()
@@ -73,8 +73,6 @@ def postgres_server() -> Iterator[Server]:
     if url:
         yield UsersServer(url)
         return
-    from tests.servers.postgres import PostgresServer
-
     server = PostgresServer()
     try:
         server.start()

@@ -12,12 +12,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
+import asyncpg
+import redis.asyncio
 import uvloop
 
 from fastjobs.backends.base import Store
 from fastjobs.backends.broker import serve
 from fastjobs.backends.memory import MemoryBackend
 from fastjobs.backends.memory_core import MemoryStore
+from fastjobs.backends.postgres import PostgresBackend
+from fastjobs.backends.redis import RedisBackend
 from fastjobs.backends.remote import SocketBackend
 
 KINDS = ("memory", "socket", "redis", "valkey", "postgres")
@@ -127,8 +131,6 @@ class RedisPlace:
         self._namespace = next(names)
 
     def backend(self) -> Store:
-        from fastjobs.backends.redis import RedisBackend
-
         return RedisBackend(self._server, namespace=self._namespace)
 
     def url(self) -> str:
@@ -136,8 +138,6 @@ class RedisPlace:
 
     async def _keys(self) -> dict[str, int]:
         """Every key of the namespace, without it, and its seconds to live; -1 for ever."""
-        import redis.asyncio
-
         prefix = f"{{{self._namespace}}}:"
         async with redis.asyncio.from_url(self._server) as client:
             keys = [key async for key in client.scan_iter(match=f"{prefix}*", count=1000)]
@@ -152,8 +152,6 @@ class RedisPlace:
         return left
 
     async def drop(self) -> None:
-        import redis.asyncio
-
         async with redis.asyncio.from_url(self._server) as client:
             for key in await self._keys():
                 await client.unlink(f"{{{self._namespace}}}:{key}")
@@ -167,16 +165,12 @@ class PostgresPlace:
         self._schema = next(names)
 
     def backend(self) -> Store:
-        from fastjobs.backends.postgres import PostgresBackend
-
         return PostgresBackend(self._server, schema=self._schema)
 
     def url(self) -> str:
         return f"{self._server}{'&' if '?' in self._server else '?'}schema={self._schema}"
 
     async def leftovers(self) -> list[str]:
-        import asyncpg
-
         connection = await asyncpg.connect(self._server)
         try:
             tables = await connection.fetch(
@@ -192,8 +186,6 @@ class PostgresPlace:
             await connection.close()
 
     async def drop(self) -> None:
-        import asyncpg
-
         connection = await asyncpg.connect(self._server)
         try:
             await connection.execute(f'drop schema if exists "{self._schema}" cascade')

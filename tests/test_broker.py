@@ -216,6 +216,13 @@ def test_a_link_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
         private_directory(tmp_path / "link")
 
 
+def test_a_directory_that_cannot_be_made_is_refused_with_words(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "none" / "fastjobs", tmp_path / "file", tmp_path / "file" / "fastjobs"):
+        with pytest.raises(BackendError, match="cannot be made"):
+            private_directory(path)
+
+
 async def test_a_path_that_is_too_long_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="longer than"):
         await serve(tmp_path / ("x" * 200))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -267,14 +268,41 @@ def wait_for_ready(core: MemoryStore, count: int, arrived: threading.Event) -> N
     threading.Thread(target=lambda: asyncio.run(watch()), daemon=True).start()
 
 
-def test_a_store_that_fails_half_way_tells_after_which_line_to_go_on(run: Run, core: MemoryStore, shop: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("BackendError", "full\n  2,000 jobs stored; once the store is back, go on from line 2001: "),
+        (
+            "StoreUnavailable",
+            "2,000 jobs stored (the next 1,000 may or may not be); once the store is back, go on from line 2001: ",
+        ),
+    ],
+)
+def test_a_store_that_fails_half_way_tells_after_which_line_to_go_on(run: Run, shop: Path, error: str, said: str) -> None:
     text = SHOP.replace("from fastjobs.queue import JobQueue", FAILING_STORE).replace("JobQueue(", "JobQueue(store, ")
-    (shop / "full.py").write_text(text)
+    (shop / "full.py").write_text(text.replace("BackendError", error))
     lines = b"".join(b'{"path": "%d"}\n' % number for number in range(3000))
     result = run("enqueue", "resize", "--jsonl", "-", "--app", "full:jobs", input=lines)
     assert result.exit_code == 4
-    assert "2,000 jobs stored" in result.stderr
-    assert "go on from line 2001: tail -n +2001 FILE | fastjobs enqueue resize --jsonl -" in result.stderr
+    assert f"{said}tail -n +2001 FILE | fastjobs enqueue resize --jsonl -" in result.stderr
+
+
+def test_an_interrupt_tells_what_is_stored(core: MemoryStore) -> None:
+    command = [sys.executable, "-m", "fastjobs", "enqueue", "resize", "--jsonl", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(b'{"path": "first"}\n')
+        process.stdin.flush()
+        arrived = threading.Event()
+        wait_for_ready(core, 1, arrived)
+        assert arrived.wait(10)
+        process.send_signal(signal.SIGINT)
+        told = process.stderr.read().decode()
+        process.stdin.close()
+    assert process.returncode == 130
+    assert told.startswith("interrupted: ")
+    assert "Traceback" not in told
 
 
 FAILING_STORE = """
@@ -466,7 +494,7 @@ def test_deleting_all_must_be_confirmed(run: Run, core: MemoryStore) -> None:
         (["requeue", "--all", "x"], "not both"),
         (["requeue", "x"], "'x' is not a job id"),
         (["show", "01920000-0000-7000-8000-000000000000"], "no dead letter 01920000"),
-        (["list", "--since", "long"], "since: 'long' is not a duration"),
+        (["list", "--since", "long"], "--since: 'long' is not a duration"),
     ],
 )
 def test_what_dead_cannot_do_it_says(run: Run, core: MemoryStore, args: list[str], said: str) -> None:

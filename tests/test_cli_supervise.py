@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import io
 import os
@@ -15,6 +16,7 @@ import sys
 import termios
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,10 +24,13 @@ import pytest
 import fastjobs
 from fastjobs.backends.memory_core import MemoryStore
 from fastjobs.backends.remote import URL_SCHEME
-from fastjobs.cli.screen import counts, summary
+from fastjobs.childtask import AppFacts
+from fastjobs.cli.screen import Screen, counts, summary
 from fastjobs.cli.terminal import coloured, width_of
 from fastjobs.envelope import decode_job
+from fastjobs.options import WorkerOptions
 from fastjobs.progress import Progress
+from fastjobs.supervisor import Launch
 from tests.stores import BrokerThread
 
 FASTJOBS = (sys.executable, "-m", "fastjobs")
@@ -154,7 +159,6 @@ def test_commands_reach_the_memory_of_the_running_supervisor(shop: Path) -> None
         listed = run("dead", "list").stdout
         assert "ValueError: no reason" in listed
         assert supervisor.end(signal.SIGINT) == 0
-        assert "1 job not done ended with this supervisor" in supervisor.told[-1]
     assert run("stats").returncode == 4
 
 
@@ -282,7 +286,7 @@ class Terminal:
         self.pid, self._fd = pty.fork()
         if not self.pid:
             fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-            os.execv(args[0], args)
+            os.execve(args[0], args, os.environ)  # execv would pass on the COLUMNS that readline sets behind Python's back
         self.shown = ""
 
     def expect(self, pattern: str) -> str:
@@ -343,10 +347,58 @@ def test_colours_are_for_terminals_without_no_color(monkeypatch: pytest.MonkeyPa
     assert coloured("✗", Tty(), fg="red") == "✗"
 
 
-def test_the_counting_line_and_the_last_line() -> None:
-    progress = Progress(
+def a_look(**changes: Any) -> Progress:
+    look = Progress(
         elapsed_s=5.0, workers=8, ready=81_200, delayed=0, running=800, done=1_204_331, retried=12, dead=0, released=3,
         rate=241_300.4, overall_rate=240_866.0,
     )  # fmt: skip
-    assert counts(progress) == "ready 81,200 · running 800 · done 1,204,331 · retry 12 · dead 0 · 241,300 jobs/s"
-    assert summary(progress) == "done 1,204,331 · retried 12 · dead 0 · released 3 · 5.00 s · 240,866 jobs/s"
+    return dataclasses.replace(look, **changes)
+
+
+def test_the_counting_line_and_the_last_line() -> None:
+    assert counts(a_look()) == "ready 81,200 · running 800 · done 1,204,331 · retry 12 · dead 0 · 241,300 jobs/s"
+    busy = a_look(ready=None, delayed=5, store_down=True, draining=True, rate=0.0)
+    assert counts(busy).startswith("draining · store away · delayed 5 · running 800 · ")
+    assert counts(busy).endswith(" · 240,866 jobs/s"), "at first there is only the rate since the start"
+    assert counts(a_look(elapsed_s=60.0, rate=0.0)).endswith(" · 0 jobs/s")
+    assert summary(a_look()) == "done 1,204,331 · retried 12 · dead 0 · released 3 · 5.00 s · 240,866 jobs/s"
+    assert " · delayed left 5 · " in summary(a_look(delayed=5))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "said"),
+    [
+        ("memory", "81,205 jobs not done ended with this supervisor; to keep jobs set FASTJOBS_URL"),
+        ("redis", "✗ 2 jobs died; why: fastjobs dead list"),
+    ],
+)
+def test_the_end_tells_what_to_look_at(scheme: str, said: str) -> None:
+    facts = AppFacts("shop:jobs", "shop-1", scheme, "redis://me:***@host", {}, ["default"], {}, [])
+    stream = io.StringIO()
+    screen = Screen("text", stream)
+    screen.started(Launch(facts, WorkerOptions(), 8, reloaded=False))
+    screen.report(a_look(delayed=5, dead=2, final=True))
+    lines = stream.getvalue().splitlines()
+    assert lines[1] == "  jobs    none"
+    assert lines[-1] == said
+
+
+def test_an_idle_fleet_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "fastjobs")
+    screen = Screen("text", io.StringIO())
+    for look in (a_look(), a_look(elapsed_s=10.0, rate=0.0), a_look(elapsed_s=15.0, done=1_204_332)):
+        screen.report(look)
+    assert len(caplog.messages) == 2
+
+
+def test_a_terminal_that_is_gone_stops_nothing() -> None:
+    class Gone(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, text: str, /) -> int:
+            raise OSError(5, "Input/output error")
+
+    screen = Screen("text", Gone())
+    screen.report(a_look())
+    screen.report(a_look(final=True))

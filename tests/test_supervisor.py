@@ -1,4 +1,4 @@
-"""Real supervisors with real workers: killed, drained, reloaded, resized. Each test waits for events of the processes themselves."""
+"""Real supervisors with real workers: killed, drained, reloaded, resized. Tests wait for what the processes say."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import pty
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ import pytest
 
 from fastjobs import clock
 from tests.processes import app
-from tests.processes.driver import ROOT, Supervised
+from tests.processes.driver import Supervised
 from tests.processes.stores import dead, enqueue, leases, ready, stats
 
 socket_only = pytest.mark.parametrize("store_kind", ["socket"])
 each_server = pytest.mark.parametrize("store_kind", ["socket", "redis", "postgres"])
 
-Write = Callable[[str], None]
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, or uses what only Linux has")
 
 
 # -- running and ending -----------------------------------------------------------------------------------------------
@@ -239,6 +238,7 @@ def test_a_job_that_no_time_limit_stops_has_its_worker_replaced_and_fails(store_
         fleet.ends()
 
 
+@linux_only
 @socket_only
 def test_maintenance_is_replaced_and_the_workers_do_not_notice(store_url: str) -> None:
     with Supervised(store_url, workers=2, worker={"grace": 0}) as fleet:
@@ -247,8 +247,8 @@ def test_maintenance_is_replaced_and_the_workers_do_not_notice(store_url: str) -
         workers = {worker} | {child.pid for child in fleet.children()}
         maintenance = _maintenance(fleet)
         fleet.kill(maintenance)
-        fleet.log("maintenance")
-        fleet.progress(workers=2)
+        fleet.log("maintenance (process")
+        assert _maintenance(fleet) != maintenance
         fleet.kill(worker)
         fleet.expect("started", job=1, losses=1)
         assert workers & {child.pid for child in fleet.children()} == workers - {worker, maintenance}
@@ -256,6 +256,7 @@ def test_maintenance_is_replaced_and_the_workers_do_not_notice(store_url: str) -
         fleet.ends()
 
 
+@linux_only
 @socket_only
 def test_a_silent_maintenance_is_replaced(store_url: str) -> None:
     with Supervised(store_url, workers=1, worker={"grace": 0, "lease_ttl": 3}) as fleet:
@@ -270,17 +271,10 @@ def test_a_silent_maintenance_is_replaced(store_url: str) -> None:
 
 
 def _maintenance(fleet: Supervised) -> int:
-    """Its pid: children are forked maintenance first."""
-    while True:
+    """Its pid, once it is there."""
+    while not (found := [child.pid for child in fleet.children() if child.name() == "fj-maintenance"]):
         fleet.progress()
-        children = sorted(fleet.children(), key=lambda child: child.create_time())
-        found = [child.pid for child in children if _is_maintenance(child)]
-        if found:
-            return found[0]
-
-
-def _is_maintenance(child: psutil.Process) -> bool:
-    return child.pid == min(other.pid for other in psutil.Process(child.ppid()).children())
+    return found[0]
 
 
 # -- number, code, limits ---------------------------------------------------------------------------------------------
@@ -371,7 +365,7 @@ def test_a_worker_is_replaced_after_so_many_jobs(store_url: str) -> None:
         assert fleet.final()["done"] == 41
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much another process has resident")
+@linux_only
 @socket_only
 def test_a_worker_is_replaced_when_it_has_grown(store_url: str) -> None:
     with Supervised(store_url, workers=1, worker={"max_rss_mb": 200}) as fleet:
@@ -386,7 +380,7 @@ def test_a_worker_is_replaced_when_it_has_grown(store_url: str) -> None:
 # -- processes --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="subreapers are Linux's")
+@linux_only
 @socket_only
 def test_as_pid_1_it_reaps_orphans(store_url: str) -> None:
     with Supervised(store_url, workers=1, subreaper=True) as fleet:
@@ -399,7 +393,7 @@ def test_as_pid_1_it_reaps_orphans(store_url: str) -> None:
         assert fleet.ends() == 0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@linux_only
 @socket_only
 def test_a_handlers_own_children_do_not_have_the_mapping(store_url: str) -> None:
     with Supervised(store_url, workers=1) as fleet:
@@ -411,13 +405,12 @@ def test_a_handlers_own_children_do_not_have_the_mapping(store_url: str) -> None
 
 @socket_only
 def test_sigusr1_shows_the_stacks_of_all_children(store_url: str) -> None:
-    with Supervised(store_url, workers=2) as fleet:
+    with Supervised(store_url, workers=2, worker={"grace": 0}) as fleet:
         enqueue(store_url, app.hold.prepare(1))
         fleet.expect("started")
         fleet.send(signal.SIGUSR1)
         while fleet.stderr().count("most recent call first") < 3:
             fleet.progress()
-        fleet.send(signal.SIGTERM)
         fleet.send(signal.SIGTERM)
         fleet.ends()
 
@@ -459,12 +452,13 @@ def test_memory_is_served_to_workers_and_to_other_processes(monkeypatch: pytest.
         assert fleet.final()["done"] == 2
 
 
+@linux_only
 def test_the_end_of_the_broker_is_the_end_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     with Supervised("memory://", workers=2) as fleet:
         url = _broker_url(fleet, monkeypatch)
         enqueue(url, app.hold.prepare(1))
         fleet.expect("started")
-        fleet.kill(min(child.pid for child in fleet.children()))
+        fleet.kill(next(child.pid for child in fleet.children() if child.name() == "fj-broker"))
         fleet.log("its jobs are lost")
         assert fleet.ends() == 1
 
@@ -481,6 +475,3 @@ def _broker_url(fleet: Supervised, monkeypatch: pytest.MonkeyPatch) -> str:
 def _wait_until_gone(fleet: Supervised, pid: int) -> None:
     while pid in {child.pid for child in fleet.children()}:
         fleet.progress()
-
-
-assert ROOT

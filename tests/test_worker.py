@@ -461,7 +461,7 @@ async def test_a_retried_job_comes_back_when_its_delay_is_over_by_the_stores_clo
 
 async def _until_delayed(store: FaultyBackend) -> None:
     async def delayed() -> bool:
-        return (await counts(store._store)).delayed == 1
+        return (await counts(store)).delayed == 1
 
     await store.until(delayed)
 

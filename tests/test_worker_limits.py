@@ -114,8 +114,12 @@ async def test_a_job_is_retried_only_when_its_code_has_stopped(store: FaultyBack
         for done in range(1, 4):  # the worker goes on with others meanwhile
             await other.enqueue()
             await store.until(lambda: crew.count(Word.DONE) == done)  # noqa: B023
+
+        async def only_one_left() -> bool:
+            return await left(store) == 1
+
+        await store.until(only_one_left)
         assert crew.count(Word.DIED) == 0
-        assert await left(store) == 1
         go.set()
         await store.until(lambda: crew.count(Word.DIED) == 1)
     assert (await only_failure(store))[0] == "timeout"

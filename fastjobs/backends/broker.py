@@ -52,8 +52,11 @@ def socket_path(app_id: str) -> Path:
 
 def private_directory(path: Path) -> None:
     """Create *path* for this user alone, or make sure that it is. BackendError if others could put a socket there."""
-    path.mkdir(mode=0o700, exist_ok=True)
-    found = path.lstat()
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.lstat()
+    except OSError as error:
+        raise BackendError(f"{path} cannot be made: {error.strerror}; set XDG_RUNTIME_DIR to a directory of yours") from error
     if not stat.S_ISDIR(found.st_mode):
         raise BackendError(f"{path} must be a directory; remove it, or set XDG_RUNTIME_DIR")
     if found.st_uid != os.geteuid():
@@ -99,8 +102,7 @@ def _sole_owner(path: Path) -> Iterator[None]:
     lock = _lock(lock_path)
     try:
         if lock is None:
-            holder = lock_path.read_text(errors="replace")[:20]
-            raise BackendError(f"a supervisor of this app already serves {path} (process {holder}); stop it first")
+            raise BackendError(f"a supervisor of this app already serves {path}{_holder(lock_path)}; stop it first")
         os.pwrite(lock, b"%d" % os.getpid(), 0)
         yield
     finally:
@@ -108,6 +110,14 @@ def _sole_owner(path: Path) -> Iterator[None]:
             lock_path.unlink(missing_ok=True)
             fcntl.flock(lock, fcntl.LOCK_UN)
             os.close(lock)
+
+
+def _holder(lock_path: Path) -> str:
+    """Whose lock it is, for a message; empty when it has just ended."""
+    try:
+        return f" (process {lock_path.read_text(errors='replace')[:20]})"
+    except FileNotFoundError:
+        return ""
 
 
 def _lock(path: Path) -> int | None:

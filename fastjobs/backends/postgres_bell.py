@@ -191,8 +191,7 @@ class Bell:
             if self._to_ring:
                 await self._notify()
             ringer.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await ringer
+            await asyncio.wait([ringer])
         listening, self._listening = self._listening, None
         if listening is not None:
             listening.remove_termination_listener(self._deaf)

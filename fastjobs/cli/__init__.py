@@ -91,7 +91,7 @@ class Commands(click.Group):
             raise Failed(error, verbose=bool(ctx.meta.get("verbose"))) from error
         except KeyboardInterrupt:
             raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
-        except (click.ClickException, click.exceptions.Exit, click.Abort, OSError):
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):  # the last: `… | head`
             raise
         except Exception as error:
             raise Bug("") from error

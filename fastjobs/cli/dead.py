@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from fastjobs import clock
+from fastjobs.cli.fields import build
 from fastjobs.cli.target import open_app, run, target_options
 from fastjobs.cli.terminal import columns_of, plural, printable, table
 from fastjobs.dead import DeadJob, Handled
@@ -62,7 +63,7 @@ def list_command(
 ) -> None:
     """List dead letters, newest first."""
     jobs = open_app(**target)
-    letters = run(jobs, lambda: jobs.dead.list(name=name, queue=queue, since=since, limit=limit))
+    letters = build(lambda: run(jobs, lambda: jobs.dead.list(name=name, queue=queue, since=since, limit=limit)))
     if as_json:
         for letter in letters:
             click.echo(msgspec.json.encode(_fields(letter)))
@@ -106,7 +107,7 @@ def requeue_command(
     filters = Filters(name=name, queue=queue, since=since)
     _check_choice(ids, everything, filters)
     jobs = open_app(**target)
-    handled = run(jobs, lambda: jobs.dead.requeue_all(**filters) if everything else jobs.dead.requeue(*ids))
+    handled = build(lambda: run(jobs, lambda: jobs.dead.requeue_all(**filters) if everything else jobs.dead.requeue(*ids)))
     _report("requeued", handled)
 
 
@@ -131,7 +132,7 @@ def delete_command(
     jobs = open_app(**target)
     if everything and not yes:
         _confirm(filters)
-    handled = run(jobs, lambda: jobs.dead.delete_all(**filters) if everything else jobs.dead.delete(*ids))
+    handled = build(lambda: run(jobs, lambda: jobs.dead.delete_all(**filters) if everything else jobs.dead.delete(*ids)))
     _report("deleted", handled)
 
 

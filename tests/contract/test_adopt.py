@@ -92,6 +92,16 @@ async def test_a_worker_given_up_cannot_register_again_while_claims_are_left(sto
         await store.register(gone.id)
 
 
+async def test_nothing_is_left_of_a_worker_given_up_when_its_last_claim_is_adopted_by_number(store: Store) -> None:
+    gone = await dead_worker(store, 1, 1)
+    adopter = await worker(store)
+    await adopter.adopt(gone.id, limit=1)
+    claim, more = await adopter.adopt(gone.id, claims=[2])
+    assert (claim.jobs, more) == (["job-1"], False)
+    assert await store.workers("dead") == {}
+    assert list(await store.leases()) == ["here"]
+
+
 async def test_another_adopter_may_go_on_where_the_first_stopped(store: Store) -> None:
     gone = await dead_worker(store, 1, 1, 1)
     first, second = await worker(store, "here.1"), await worker(store, "there.1")

@@ -11,10 +11,9 @@ import sys
 from typing import Any
 
 from fastjobs.childtask import LogSetup
-from fastjobs.supervisor import Launch, SuperviseOptions, supervise
 from fastjobs.progress import Progress
+from fastjobs.supervisor import Launch, SuperviseOptions, supervise
 from tests.processes.events import say
-
 
 PR_SET_CHILD_SUBREAPER = 36
 

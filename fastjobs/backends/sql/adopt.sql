@@ -1,8 +1,8 @@
 -- adopt.sql  adopt(into, n, worker, claims[], limit) → status, jobs[], more
 --
 -- Moves whole claims of `worker`, oldest first, while their jobs stay within limit (and 64 MB), at least one, into the claim n
--- of `into`. claims null: all of them, and the worker is given up, with the first call, before anything moves; with its last
--- claim it is deleted. Repeatable by n. O(jobs moved).
+-- of `into`. claims null: all of them, and the worker is given up, with the first call, before anything moves; with the last
+-- claim of a worker given up, however that is named, it is deleted. Repeatable by n. O(jobs moved).
 -- Locks in one order, lease, then workers by id, so that adopters of each other cannot deadlock. A lock that the dead worker's
 -- own last call still holds (its connection may take a while to be found dead) is not waited for longer than 2 s.
 -- Durable: with its commit, all asynchronous ones before it are.
@@ -21,9 +21,7 @@ declare
 begin
   perform set_config('lock_timeout', '2000', true);
   select w.lease into v_lease from {schema}.worker w where w.id = p_worker;
-  if p_claims is null then
-    perform from {schema}.lease l where l.id = v_lease for update;
-  end if;
+  perform from {schema}.lease l where l.id = v_lease for update;
   perform from {schema}.worker w where w.id in (p_into, p_worker) order by w.id for update;
   select g.status, g.call into status, v_call from {schema}.gate(p_into, p_n) g;
   if status = 1 then
@@ -52,7 +50,8 @@ begin
   insert into {schema}.claim as c (worker, n, size, jobs) select p_into, p_n, b.size, b.jobs from batch b where b.size > 0
   returning c.jobs into jobs;
   more := v_left > cardinality(v_taken);
-  if p_claims is null and not more then
+  if exists (select from {schema}.worker w where w.id = p_worker and w.given_up)
+     and not exists (select from {schema}.claim c where c.worker = p_worker) then
     perform {schema}.forget(p_worker, v_lease);
   end if;
   update {schema}.call set n = p_n, kept = null, more = adopt.more, next_due = null where ctid = v_call;

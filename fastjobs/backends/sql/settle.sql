@@ -4,7 +4,7 @@
 -- o_*[]           outcomes that are not "done", of all claims: claim, kind (1 retry, 2 dead, 3 released) and what to store;
 --                 null if there are none
 -- u_*[]           jobs that still run: claim, 0-based index in it, id of the new claim; null if there are none
--- A claim that is gone changes nothing. Called by `exchange` behind its gate. O(jobs with an outcome).
+-- A claim that is gone changes nothing. Called by `exchange` behind its gate. O(outcomes + unfinished), per claim with any of these.
 
 create or replace function {schema}.settle(
   p_worker text, p_now float8, p_claims bigint[],
@@ -12,17 +12,19 @@ create or replace function {schema}.settle(
   o_job bytea[], u_claim bigint[], u_index int[], u_into bigint[]
 ) returns boolean[] language plpgsql as $$
 declare
+  v_claim bigint;
+  v_jobs bytea[];
   v_ended bigint[];
 begin
   if u_claim is not null then
-    -- unnest, not subscripts: each subscript of a stored array would read all of it
-    insert into {schema}.claim (worker, n, size, jobs)
-    select p_worker, u.into_claim, count(*), array_agg(j.job order by u.o)
-    from {schema}.claim c cross join lateral unnest(c.jobs) with ordinality j(job, place)
-    join unnest(u_claim, u_index, u_into) with ordinality u(claim, index, into_claim, o)
-      on u.claim = c.n and u.index = j.place - 1
-    where c.worker = p_worker and c.n = any(u_claim) and c.n = any(p_claims)
-    group by u.into_claim;
+    for v_claim in select c.n from {schema}.claim c where c.worker = p_worker and c.n = any(u_claim) and c.n = any(p_claims) loop
+      -- into a variable first: there, unlike in a row, each subscript does not read the whole array
+      select c.jobs into v_jobs from {schema}.claim c where c.worker = p_worker and c.n = v_claim;
+      insert into {schema}.claim (worker, n, size, jobs)
+      select p_worker, min(u.into_claim), count(*), array_agg(v_jobs[u.index + 1] order by u.o)
+      from unnest(u_claim, u_index, u_into) with ordinality u(claim, index, into_claim, o)
+      where u.claim = v_claim and u.index < cardinality(v_jobs) having count(*) > 0;
+    end loop;
   end if;
   with ended as (delete from {schema}.claim c where c.worker = p_worker and c.n = any(p_claims) returning c.n)
   select coalesce(array_agg(e.n), '{}') into v_ended from ended e;

@@ -6,6 +6,5 @@ create or replace function {schema}.waiting(p_queues text[], p_shift_s float8, p
 set jit = off set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
 begin
   return {schema}.any_ready(p_queues, coalesce(p_after, {schema}.saved_hints(p_queues)))
-    or exists (select from unnest(p_queues) q(name)
-               where exists (select from {schema}.later l where l.queue = q.name and l.due <= {schema}.store_time(p_shift_s)));
+    or coalesce({schema}.next_due(p_queues) <= {schema}.store_time(p_shift_s), false);
 end $$;

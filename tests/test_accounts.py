@@ -1,0 +1,120 @@
+"""Exact accounts under kills and signals, with real processes on every store: none lost, repeats only where a worker died."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections import defaultdict
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fastjobs import clock
+from tests.processes import ledger
+from tests.processes import stores as look
+from tests.processes.driver import SOON_S, Supervised
+from tests.processes.ledger import entry
+
+JOBS = 6_000
+SPEC = "tests.processes.ledger:jobs"
+KILLS = 8
+
+
+class Fates:
+    """One run: the supervisor of the moment, the ledger, and the workers that were killed."""
+
+    def __init__(self, url: str, path: Path, seed: int) -> None:
+        self.url = url
+        self.path = str(path)
+        self.random = random.Random(seed)
+        self.killed: set[int] = set()
+
+    def supervise(self, **options: object) -> Supervised:
+        return Supervised(self.url, SPEC, workers=4, worker={"concurrency": 20}, **options)
+
+    def finished(self) -> int:
+        """Different jobs that have finished."""
+        if not os.path.exists(self.path):
+            return 0
+        return len({line.job for line in ledger.read(self.path) if not line.started})
+
+    def until(self, finished: int, supervised: Supervised) -> None:
+        """Wait until so many different jobs have finished. The supervisor's progress tells when to look."""
+        deadline = clock.monotonic() + 3 * SOON_S
+        while self.finished() < finished:
+            assert clock.monotonic() < deadline, f"only {self.finished()} of {finished} finished\n{supervised.stderr()}"
+            supervised.progress()
+
+    def workers(self, supervised: Supervised) -> list[psutil.Process]:
+        """Those that have run a job: the processes that stand in the ledger and live."""
+        pids = {line.pid for line in ledger.read(self.path)}
+        return [child for child in supervised.children() if child.pid in pids]
+
+    def kill_one(self, supervised: Supervised) -> None:
+        victims = self.workers(supervised)
+        if victims:
+            victim = self.random.choice(victims)
+            self.killed.add(victim.pid)
+            victim.kill()
+
+
+@pytest.mark.timeout(240)
+def test_no_job_is_lost_and_only_those_of_killed_workers_repeat(store_url: str, tmp_path: Path) -> None:
+    seed = int(os.environ.get("FASTJOBS_TEST_SEED", "0")) or random.randrange(1, 10**6)
+    print(f"FASTJOBS_TEST_SEED={seed}")
+    fates = Fates(store_url, tmp_path / "ledger", seed)
+
+    async def produce() -> int:
+        with ledger.jobs.override(store_url):
+            async with ledger.jobs:
+                return await ledger.jobs.enqueue_many(entry.prepare(n, fates.path, 0.05) for n in range(JOBS))
+
+    assert asyncio.run(produce()) == JOBS
+    with fates.supervise() as first:
+        for step in range(1, KILLS + 1):  # kill -9, again and again
+            fates.until(step * 200, first)
+            fates.kill_one(first)
+        first.send(signal.SIGHUP)  # new code
+        first.expect("up", reloaded=True)
+        fates.until(2_600, first)
+        first.send(signal.SIGTERM)
+        assert first.ends() == 0
+    with fates.supervise() as second:  # SIGINT twice: at once
+        fates.until(3_400, second)
+        fates.killed |= {child.pid for child in second.children()}
+        second.send(signal.SIGINT)
+        second.log("draining")
+        second.send(signal.SIGINT)
+        assert second.ends() in (0, 130)
+    with fates.supervise() as third:  # everything at once
+        fates.until(4_200, third)
+        fates.killed |= {child.pid for child in third.children()}
+        third.process.kill()
+        third.process.wait(SOON_S)
+    with fates.supervise(burst=False) as last:
+        fates.until(JOBS, last)
+        last.send(signal.SIGTERM)
+        assert last.ends() == 0
+    balance(fates)
+
+
+def balance(fates: Fates) -> None:
+    """Every job has finished; whatever started more than once had been started by a worker that was killed; nothing is left."""
+    starts: dict[int, list[int]] = defaultdict(list)
+    finished = set()
+    for line in ledger.read(fates.path):
+        if line.started:
+            starts[line.job].append(line.pid)
+        else:
+            finished.add(line.job)
+    assert finished == set(range(JOBS)), f"lost: {sorted(set(range(JOBS)) - finished)[:20]}"
+    unexplained = {job: pids for job, pids in starts.items() if any(pid not in fates.killed for pid in pids[:-1])}
+    assert unexplained == {}, "ran twice without a death"
+    left = look.stats(fates.url)
+    assert left.running == 0
+    assert all(queue.ready == queue.delayed == queue.dead == 0 for queue in left.queues)
+    assert look.leases(fates.url) == {}
+    print(f"{JOBS} jobs, {len(fates.killed)} workers killed, {sum(len(pids) > 1 for pids in starts.values())} jobs repeated")
