@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from contextlib import aclosing
 from typing import Final
 
 from fastjobs.calls import Call
@@ -16,27 +17,27 @@ PIPELINED: Final = 2
 """Pushes under way at once: the next chunk is encoded while the store works on the last."""
 
 
+class _SourceFailed(Exception):
+    """The iterable, or something it yielded, is broken; `__cause__` says how. Not an error of the store."""
+
+
 async def enqueue_all(producer: Producer, calls: Iterable[Call] | AsyncIterable[Call]) -> int:
     """Push *calls* in chunks. Returns how many. EnqueueManyError when it stops before the end, with what is known then."""
     under_way: deque[tuple[asyncio.Task[None], int]] = deque()
     accepted = 0
+    source: BaseException | None = None
     try:
         try:
-            async for chunk in _chunks(calls):
-                if len(under_way) >= PIPELINED:
-                    accepted += await _confirmed(under_way)
-                under_way.append((asyncio.create_task(producer.push(chunk)), len(chunk)))
-        except (BackendError, asyncio.CancelledError):
-            raise
-        except Exception as error:  # of the iterable, or of what it yielded: what came before it still counts
-            while under_way:
-                accepted += await _confirmed(under_way)
-            raise EnqueueManyError(f"stopped after {accepted:,} jobs: {error}", accepted=accepted) from error
+            async with aclosing(_chunks(calls)) as chunks:
+                async for chunk in chunks:
+                    if len(under_way) >= PIPELINED:
+                        accepted += await _confirmed(under_way)
+                    under_way.append((asyncio.create_task(producer.push(chunk)), len(chunk)))
+        except _SourceFailed as failed:  # what came before it still counts
+            source = failed.__cause__
         while under_way:
             accepted += await _confirmed(under_way)
     except BackendError as error:
-        if isinstance(error, EnqueueManyError):
-            raise
         uncertain = await _abandon(under_way)
         raise EnqueueManyError(
             f"stopped: the first {accepted:,} jobs are stored; {uncertain:,} after them may or may not be. {error}",
@@ -46,6 +47,10 @@ async def enqueue_all(producer: Producer, calls: Iterable[Call] | AsyncIterable[
     finally:
         for task, _ in under_way:
             task.cancel()
+        if under_way:
+            await asyncio.wait([task for task, _ in under_way])
+    if source is not None:
+        raise EnqueueManyError(f"stopped after {accepted:,} jobs: {source}", accepted=accepted) from source
     return accepted
 
 
@@ -69,7 +74,7 @@ async def _abandon(under_way: deque[tuple[asyncio.Task[None], int]]) -> int:
     return uncertain
 
 
-async def _chunks(calls: Iterable[Call] | AsyncIterable[Call]) -> AsyncIterator[list[Entry]]:
+async def _chunks(calls: Iterable[Call] | AsyncIterable[Call]) -> AsyncGenerator[list[Entry], None]:
     """Entries of *calls*, at most `BATCH` jobs or about `BATCH_BYTES` bytes at a time, also what came before an error."""
     chunk: list[Entry] = []
     size = 0
@@ -86,10 +91,13 @@ async def _chunks(calls: Iterable[Call] | AsyncIterable[Call]) -> AsyncIterator[
                 if len(chunk) >= BATCH or size >= BATCH_BYTES:
                     yield chunk
                     chunk, size = [], 0
-    except Exception:
+    except Exception as error:
         if chunk:
             yield chunk
-        raise
+        raise _SourceFailed from error
+    finally:
+        if isinstance(calls, AsyncGenerator):  # it may hold a cursor; nobody else has it to close it
+            await calls.aclose()
     if chunk:
         yield chunk
 

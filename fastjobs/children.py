@@ -39,6 +39,7 @@ from fastjobs.childtask import (
 from fastjobs.errors import BackendError, FastjobsError
 from fastjobs.maintenance import Maintenance
 from fastjobs.queue import JobQueue
+from fastjobs.signals import STACKS
 from fastjobs.slots import Slots
 from fastjobs.worker import Worker
 
@@ -100,6 +101,7 @@ def run_child(task: ChildTask, jobs: JobQueue | None, slots: Slots | None) -> in
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     if task.role == "worker" and task.pipe_fd >= 0:
         faulthandler.register(signal.SIGUSR2, file=task.pipe_fd, all_threads=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STACKS)
     if task.role == "broker":
         return uvloop.run(_serve(task))
     if task.directory:

@@ -80,12 +80,16 @@ class Signals:
         self._pending.append(number)
 
 
+STACKS: Final = frozenset({signal.SIGUSR1, signal.SIGUSR2})
+"""What children show their stacks on. Blocked in a child until it can: by default they would end it."""
+
+
 def reset_in_child() -> None:
-    """In a forked child: default actions, nothing blocked."""
+    """In a forked child: default actions, nothing blocked but `STACKS`."""
     signal.set_wakeup_fd(-1)
-    for number in (*HANDLED, signal.SIGUSR2):
+    for number in HANDLED | STACKS:
         signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.pthread_sigmask(signal.SIG_SETMASK, STACKS)
 
 
 def has_terminal() -> bool:

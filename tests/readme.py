@@ -17,7 +17,7 @@ README: Final = Path(__file__).parents[1] / "README.md"
 OPTIONS: Final[dict[str, type[Any]]] = {
     kind.__name__: kind for kind in (EnqueueOptions, HandlerOptions, QueueOptions, WorkerOptions)
 }
-_TABLE: Final = re.compile(r"<!-- options: (\w+) -->\n(?:.*?<!-- end -->)?", re.DOTALL)
+_TABLE: Final = re.compile(r"<!-- options: (\w+) -->\n(?:`\1`:\n.*?<!-- end -->\n)?", re.DOTALL)
 
 
 def files() -> dict[str, str]:
@@ -48,7 +48,7 @@ def options_table(kind: type[Any]) -> str:
 def with_tables(text: str) -> str:
     """README's text with every options table as the classes say it."""
     return _TABLE.sub(
-        lambda match: f"<!-- options: {match[1]} -->\n`{match[1]}`:\n\n{options_table(OPTIONS[match[1]])}\n<!-- end -->", text
+        lambda match: f"<!-- options: {match[1]} -->\n`{match[1]}`:\n\n{options_table(OPTIONS[match[1]])}\n<!-- end -->\n", text
     )
 
 

@@ -45,8 +45,13 @@ class Fates:
         """Wait until so many different jobs have finished. The supervisor's progress tells when to look."""
         deadline = clock.monotonic() + 3 * SOON_S
         while self.finished() < finished:
-            assert clock.monotonic() < deadline, f"only {self.finished()} of {finished} finished\n{supervised.stderr()}"
+            assert clock.monotonic() < deadline, f"only {self.finished()} of {finished} finished\n{self.state()}\n{supervised.stderr()}"
             supervised.progress()
+
+    def state(self) -> str:
+        """What the store holds, to explain a failure."""
+        dead = [(letter.payload, letter.history) for letter in look.dead(self.url)]
+        return f"{look.stats(self.url)}\ndead: {dead}\nworkers: {look.workers(self.url)}"
 
     def workers(self, supervised: Supervised) -> list[psutil.Process]:
         """Those that have run a job: the processes that stand in the ledger and live."""

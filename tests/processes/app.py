@@ -39,6 +39,14 @@ async def hold(ctx: JobContext, n: int) -> None:
 
 
 @jobs.job
+async def hold_once(ctx: JobContext, n: int) -> None:
+    """Holds until its first worker is killed; then ends."""
+    say("started", job=n, attempt=ctx.attempt, losses=ctx.losses)
+    if not ctx.losses:
+        await asyncio.Event().wait()
+
+
+@jobs.job
 async def hold_until(n: int, path: str) -> None:
     """Runs until somebody writes to the FIFO *path*."""
     say("started", job=n)

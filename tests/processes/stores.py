@@ -54,3 +54,15 @@ def dead(url: str) -> list[Job]:
 
 def leases(url: str) -> dict[str, int]:
     return _run(url, lambda store: store.leases())
+
+
+def workers(url: str) -> dict[str, list[int]]:
+    """Every worker that the store knows, with its open claims."""
+
+    async def all_of(store: Store) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for lease in await store.leases():
+            found |= await store.workers(lease)
+        return found
+
+    return _run(url, all_of)

@@ -35,6 +35,7 @@ class PostgresServer:
 
     `bin` names the directory of another installation's programs; None takes the wheel's. With *fsync* off (the default) a
     crash of the server's processes loses nothing that a crash of a real one keeps: only a crash of the machine would.
+    Start and restart it from a thread that lives as long as it should: on Linux it ends with that thread.
     """
 
     def __init__(self, *, max_connections: int = 60, fsync: bool = False, bin: str | None = None, **settings: str) -> None:

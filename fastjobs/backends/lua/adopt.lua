@@ -69,6 +69,7 @@ for _, claim in ipairs(wanted) do
   taken_fields[#taken_fields + 1] = field
 end
 
+-- Also for a worker without a record: should one of these calls fail, the next adoption finishes the work.
 local function forget_worker()
   redis.call('UNLINK', dead_record)
   redis.call('SREM', KEYS[3], worker)
@@ -102,7 +103,7 @@ return atomically(function()
   if #taken_fields > 0 then
     redis.call('HDEL', dead_record, unpack(taken_fields))
   end
-  if is_gone and claims == #taken_fields then
+  if claims == #taken_fields and (is_gone or not listed) then
     forget_worker()
   end
   return {answer, jobs}

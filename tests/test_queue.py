@@ -1,0 +1,634 @@
+"""`JobQueue`: registering, calling, enqueueing by handle, class and name, and the errors that show the right way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fastjobs
+from fastjobs import (
+    ConfigError,
+    EnqueueOptions,
+    Job,
+    JobContext,
+    JobQueue,
+    QueueOptions,
+    RetryPolicy,
+    SerializationError,
+    WorkerOptions,
+)
+from fastjobs.backends.memory import MemoryBackend
+from fastjobs.envelope import decode_job
+from fastjobs.ids import parse_id
+from fastjobs.model import Job as StoredJob
+from tests.faults import FaultyBackend
+from tests.working import counts, fresh_store
+
+
+@pytest.fixture
+def store() -> FaultyBackend:
+    return fresh_store()
+
+
+@pytest.fixture
+def jobs(store: FaultyBackend) -> JobQueue:
+    return JobQueue(store)
+
+
+async def stored(store: FaultyBackend, queue: str = "default") -> list[StoredJob]:
+    """The ready jobs in the order of a claim."""
+    return [decode_job(envelope) for envelope in await store.peek(queue, 1_000)]
+
+
+def payload(job: StoredJob) -> Any:
+    return json.loads(job.payload)
+
+
+# -- the three ways to name a job
+
+
+async def test_a_handle_enqueues_its_function_with_its_arguments(store: FaultyBackend, jobs: JobQueue) -> None:
+    @jobs.job
+    async def resize(path: str, width: int = 800) -> None: ...
+
+    handle = await resize.enqueue("a.png", width=400)
+    (job,) = await stored(store)
+    assert (job.id, job.name, job.queue, job.priority) == (parse_id(handle.id), "resize", "default", 5)
+    assert payload(job) == {"path": "a.png", "width": 400}
+    assert str(handle) == handle.id
+    assert handle in {handle}
+
+
+async def test_only_arguments_that_were_given_are_stored(store: FaultyBackend, jobs: JobQueue) -> None:
+    @jobs.job
+    async def resize(path: str, width: int = 800) -> None: ...
+
+    await resize.enqueue("a.png")
+    assert payload((await stored(store))[0]) == {"path": "a.png"}
+
+
+async def test_the_function_itself_is_called_as_ever(jobs: JobQueue) -> None:
+    @jobs.job
+    async def double(number: int) -> int:
+        """Twice as much."""
+        return 2 * number
+
+    @jobs.job(queue="mail")
+    def plain(ctx: JobContext, text: str) -> str:
+        return f"{ctx.name}: {text}"
+
+    assert await double(21) == 42
+    assert plain(JobContext.for_test(name="x"), "hello") == "x: hello"
+    assert (double.__name__, double.__doc__, double.name) == ("double", "Twice as much.", "double")
+
+
+async def test_a_job_can_be_enqueued_by_name_without_its_code(store: FaultyBackend, jobs: JobQueue) -> None:
+    await jobs.enqueue("resize", {"path": "c.png"}, queue="images", priority=7)
+    (job,) = await stored(store, "images")
+    assert (job.name, job.priority, payload(job)) == ("resize", 7, {"path": "c.png"})
+
+
+async def test_a_known_name_is_checked_against_its_handler(store: FaultyBackend, jobs: JobQueue) -> None:
+    @jobs.job(queue="images", priority=3)
+    async def resize(path: str, width: int = 800) -> None: ...
+
+    for data in ({"path": 5}, {}, {"path": "a", "more": 1}, ["a"], "a"):
+        with pytest.raises(SerializationError):
+            await jobs.enqueue("resize", data)
+    await jobs.enqueue("resize", {"path": "a"})
+    (job,) = await stored(store, "images")
+    assert job.priority == 3
+
+
+@dataclass
+class ResizeData:
+    path: str
+    width: int = 800
+
+
+async def test_a_job_class_is_registered_and_enqueued_as_in_the_crate(store: FaultyBackend, jobs: JobQueue) -> None:
+    ran: list[object] = []
+
+    class Resize(Job[ResizeData]):
+        name = "resize"
+
+        async def execute(self, ctx: JobContext, data: ResizeData) -> None:
+            ran.append((ctx.name, data))
+
+    jobs.register_job(Resize(), queue="images", max_attempts=4)
+    handle = await jobs.enqueue(Resize, ResizeData("a.png"), EnqueueOptions(max_attempts=3))
+    (job,) = await stored(store, "images")
+    assert (handle.name, job.name, job.max_attempts) == ("resize", "resize", 3)
+    assert await jobs.process_one()
+    assert ran == [("resize", ResizeData("a.png"))]
+
+
+async def test_a_job_class_that_was_given_another_name_is_found_under_it(store: FaultyBackend, jobs: JobQueue) -> None:
+    ran: list[object] = []
+
+    class Resize(Job[ResizeData]):
+        async def execute(self, ctx: JobContext, data: ResizeData) -> None:
+            ran.append(data)
+
+    instance = Resize()
+    jobs.register_job(instance, name="images.resize")
+    assert (await jobs.enqueue(Resize, ResizeData("a"))).name == "images.resize"
+    assert (await jobs.enqueue(instance, ResizeData("b"))).name == "images.resize"
+    while await jobs.process_one():
+        pass
+    assert ran == [ResizeData("a"), ResizeData("b")]
+
+
+async def test_a_job_class_that_nobody_registered_is_refused(jobs: JobQueue) -> None:
+    class Resize(Job[ResizeData]):
+        async def execute(self, ctx: JobContext, data: ResizeData) -> None: ...
+
+    with pytest.raises(ConfigError, match=r"register_job\(Resize\(\)\)"):
+        await jobs.enqueue(Resize, ResizeData("a"))
+
+
+async def test_a_job_class_wants_its_own_kind_of_data(jobs: JobQueue) -> None:
+    class Resize(Job[ResizeData]):
+        async def execute(self, ctx: JobContext, data: ResizeData) -> None: ...
+
+    jobs.register_job(Resize())
+    for data in ({"path": 5}, 5, None, {"width": 1}):
+        with pytest.raises(SerializationError):
+            await jobs.enqueue(Resize, data)
+
+
+def test_registering_a_class_instead_of_an_instance_shows_what_to_write(jobs: JobQueue) -> None:
+    class Resize(Job[ResizeData]):
+        async def execute(self, ctx: JobContext, data: ResizeData) -> None: ...
+
+    def function() -> None: ...
+
+    with pytest.raises(ConfigError, match=r"Resize\(\)"):
+        jobs.register_job(Resize)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="@jobs.job"):
+        jobs.register_job(function)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="tries"):
+        jobs.register_job(Resize(), tries=3)  # type: ignore[call-arg]
+
+
+async def test_a_handle_may_be_passed_to_enqueue_with_its_arguments_by_name(store: FaultyBackend, jobs: JobQueue) -> None:
+    @jobs.job
+    async def resize(path: str) -> None: ...
+
+    await jobs.enqueue(resize, {"path": "a.png"}, priority=8)
+    (job,) = await stored(store)
+    assert (job.priority, payload(job)) == (8, {"path": "a.png"})
+
+
+# -- prepared calls
+
+
+async def test_a_prepared_call_is_a_value_that_enqueue_takes(store: FaultyBackend, jobs: JobQueue) -> None:
+    @jobs.job
+    async def resize(path: str) -> None: ...
+
+    call = resize.options(priority=9, max_attempts=2).prepare("a.png")
+    assert await counts(store) == fastjobs.QueueStats("default", 0, 0, 0)
+    first, second = await jobs.enqueue(call), await jobs.enqueue(call)
+    assert first.id != second.id
+    assert [(job.priority, job.max_attempts) for job in await stored(store)] == [(9, 2), (9, 2)]
+
+
+async def test_a_prepared_call_takes_no_further_arguments_or_options(jobs: JobQueue) -> None:
+    @jobs.job
+    async def resize(path: str) -> None: ...
+
+    call = resize.prepare("a.png")
+    with pytest.raises(ConfigError, match=r"f\.options\(…\)\.prepare\(…\)"):
+        await jobs.enqueue(call, priority=9)
+    with pytest.raises(ConfigError, match=r"f\.options\(…\)\.prepare\(…\)"):
+        await jobs.enqueue(call, {"path": "b"})
+
+
+async def test_wrong_arguments_are_refused_as_python_would(jobs: JobQueue) -> None:
+    @jobs.job
+    async def resize(path: str, *, width: int = 800) -> None: ...
+
+    calls: list[Callable[[], Any]] = [
+        lambda: resize.prepare(),
+        lambda: resize.prepare("a", 5),
+        lambda: resize.prepare("a", height=5),
+        lambda: resize.prepare("a", path="b"),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match="resize"):
+            call()
+    with pytest.raises(SerializationError) as caught:
+        resize.prepare("a", width="wide")
+    assert caught.value.path == "$.width"
+
+
+async def test_a_payload_over_the_limit_is_refused_with_both_sizes(store: FaultyBackend) -> None:
+    jobs = JobQueue(store, max_payload_bytes=100)
+
+    @jobs.job
+    async def work(text: str) -> None: ...
+
+    work.prepare("x" * 80)
+    with pytest.raises(SerializationError, match=r"1,0\d\d bytes is over the limit of 100"):
+        work.prepare("x" * 1_000)
+    with pytest.raises(SerializationError, match="over the limit"):
+        jobs.prepare("by name", {"text": "x" * 1_000})
+
+
+# -- options, nearest wins
+
+
+async def test_options_stand_apart_from_arguments_of_the_same_name(store: FaultyBackend, jobs: JobQueue) -> None:
+    @jobs.job
+    async def work(queue: str, priority: int, delay: float) -> None: ...
+
+    await work.options(queue="mail", priority=9).enqueue("q", 1, 2.5)
+    (job,) = await stored(store, "mail")
+    assert (job.priority, payload(job)) == (9, {"queue": "q", "priority": 1, "delay": 2.5})
+
+
+@pytest.mark.parametrize(
+    ("enqueue", "handler", "queue", "expected"),
+    [(None, None, None, 5), (None, None, 2, 2), (None, 0, 2, 0), (9, 0, 2, 9), (0, 8, 7, 0)],
+)
+async def test_the_nearest_priority_wins(
+    store: FaultyBackend, enqueue: int | None, handler: int | None, queue: int | None, expected: int
+) -> None:
+    jobs = JobQueue(store, queues={"default": QueueOptions(priority=queue)})
+
+    @jobs.job(priority=handler)
+    async def work() -> None: ...
+
+    await work.options(priority=enqueue).enqueue()
+    assert [job.priority for job in await stored(store)] == [expected]
+
+
+async def test_the_options_of_the_queue_that_an_enqueue_chose_count(store: FaultyBackend) -> None:
+    jobs = JobQueue(store, queues={"slow": QueueOptions(priority=1)})
+
+    @jobs.job
+    async def work() -> None: ...
+
+    await work.options(queue="slow").enqueue()
+    assert [job.priority for job in await stored(store, "slow")] == [1]
+
+
+async def test_what_an_enqueue_says_travels_with_the_job(store: FaultyBackend, jobs: JobQueue) -> None:
+    @jobs.job(max_losses=9)
+    async def work() -> None: ...
+
+    await work.options(max_attempts=4, timeout="90s", retry=RetryPolicy(base=3), max_losses=7).enqueue()
+    await work.enqueue()
+    one, other = await stored(store)
+    assert (one.max_attempts, one.timeout_s, one.max_losses) == (4, 90.0, 7)
+    assert one.headers is not None
+    assert (other.max_attempts, other.timeout_s, other.max_losses, other.headers) == (None, None, 9, None)
+
+
+async def test_a_delay_and_a_time_put_the_job_off(store: FaultyBackend, jobs: JobQueue) -> None:
+    @jobs.job
+    async def work() -> None: ...
+
+    await work.options(delay="5m").enqueue()
+    await work.options(run_at=datetime.now(UTC) + timedelta(hours=1)).enqueue()
+    await work.options(run_at=datetime.now(UTC) - timedelta(hours=1)).enqueue()
+    await work.options(delay=0).enqueue()
+    found = await counts(store)
+    assert (found.ready, found.delayed) == (2, 2)
+
+
+@pytest.mark.parametrize("options", [{"tries": 3}, {"countdown": 5}, {"eta": 5, "queue": "mail"}])
+async def test_an_option_that_does_not_exist_is_refused_with_those_that_do(jobs: JobQueue, options: dict[str, Any]) -> None:
+    @jobs.job
+    async def work() -> None: ...
+
+    for call in (lambda: work.options(**options), lambda: jobs.make_call("work", {}, None, options)):  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="max_attempts"):
+            call()
+    with pytest.raises(ConfigError, match="there are: name, queue"):
+        jobs.job(**options)
+
+
+async def test_options_may_come_as_an_object_or_as_keywords_but_not_both(store: FaultyBackend, jobs: JobQueue) -> None:
+    await jobs.enqueue("work", {}, EnqueueOptions(priority=1))
+    await jobs.enqueue("work", {}, priority=2)
+    assert [job.priority for job in await stored(store)] == [2, 1]
+    with pytest.raises(ConfigError, match="not both"):
+        await jobs.enqueue("work", {}, EnqueueOptions(priority=1), queue="mail")
+
+
+# -- idioms of other libraries
+
+
+@pytest.mark.parametrize("idiom", ["delay", "apply_async", "send", "kiq", "defer", "s"])
+def test_the_calls_of_other_libraries_show_the_right_one(jobs: JobQueue, idiom: str) -> None:
+    @jobs.job
+    async def resize(path: str) -> None: ...
+
+    with pytest.raises(AttributeError, match=r"await resize\.enqueue"):
+        getattr(resize, idiom)("a.png")
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        resize.nonsense  # type: ignore[attr-defined]  # noqa: B018
+
+
+async def test_a_coroutine_is_refused_with_the_right_call_and_no_warning(jobs: JobQueue) -> None:
+    @jobs.job
+    async def resize(path: str) -> None: ...
+
+    with pytest.raises(ConfigError, match=r"use resize\.enqueue"):
+        await jobs.enqueue(resize("a.png"))  # type: ignore[arg-type]
+
+
+async def test_a_function_that_is_no_job_is_refused_with_what_to_do(jobs: JobQueue) -> None:
+    async def plain() -> None: ...
+
+    for thing in (plain, lambda: None, print):
+        with pytest.raises(ConfigError, match=r"@jobs\.job"):
+            await jobs.enqueue(thing)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda jobs, f: jobs.enqueue(f, "a.png"),
+        lambda jobs, f: jobs.enqueue(f, "a.png", 400),
+        lambda jobs, f: jobs.enqueue(f, path="a.png"),
+        lambda jobs, f: jobs.enqueue(f, path="a.png", width=400),
+    ],
+    ids=["one", "two", "keyword", "keywords"],
+)
+async def test_arguments_given_as_in_rq_get_the_right_call_shown(jobs: JobQueue, call: Callable[..., Any]) -> None:
+    @jobs.job
+    async def resize(path: str, width: int = 800) -> None: ...
+
+    with pytest.raises(ConfigError, match=r"resize\.enqueue\("):
+        await call(jobs, resize)
+
+
+@pytest.mark.parametrize("options", [400, {"priority": 3}, "mail", WorkerOptions()])
+async def test_options_that_are_none_are_refused(jobs: JobQueue, options: Any) -> None:
+    with pytest.raises(ConfigError, match="EnqueueOptions"):
+        await jobs.enqueue("work", {}, options)
+
+
+@pytest.mark.parametrize("thing", [5, None, b"work", ["work"], object()])
+async def test_what_names_no_job_is_refused(jobs: JobQueue, thing: Any) -> None:
+    with pytest.raises(ConfigError, match="a job is named by"):
+        await jobs.enqueue(thing)
+
+
+@pytest.mark.parametrize("name", ["", "two words", "x" * 300, "nul\0"])
+async def test_a_bad_job_name_is_refused(jobs: JobQueue, name: str) -> None:
+    with pytest.raises(ConfigError, match="job name"):
+        await jobs.enqueue(name)
+
+
+# -- the queue itself
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"backend": "mysql://host"}, "names no store"),
+        ({"backend": "nonsense"}, "names no store"),
+        ({"backend": 5}, "backend"),
+        ({"include": "shop.mail"}, "include"),
+        ({"queues": {"a b": QueueOptions()}}, "queues"),
+        ({"queues": {"mail": {"priority": 3}}}, "QueueOptions"),
+        ({"queues": {"mail": None}}, "QueueOptions"),
+        ({"worker": {"concurrency": 5}}, "WorkerOptions"),
+        ({"lifespan": 5}, "lifespan"),
+        ({"codec": "pickle"}, "codec"),
+        ({"max_payload_bytes": 0}, "max_payload_bytes"),
+        ({"max_payload_bytes": None}, "max_payload_bytes"),
+        ({"enqueue_timeout": -1}, "enqueue_timeout"),
+    ],
+)
+def test_a_bad_option_of_the_queue_is_refused_and_named(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        JobQueue(**options)
+
+
+def test_a_password_is_not_printed() -> None:
+    jobs = JobQueue("redis://user:geheim@host:6379/0")
+    assert "geheim" not in repr(jobs)
+    assert "user" in repr(jobs)
+    with pytest.raises(ConfigError) as caught:
+        JobQueue("mysql://user:geheim@host/db")
+    assert "geheim" not in str(caught.value)
+
+
+async def test_override_swaps_the_store_and_keeps_the_handlers(store: FaultyBackend, jobs: JobQueue) -> None:
+    ran: list[int] = []
+
+    @jobs.job
+    async def work(number: int) -> None:
+        ran.append(number)
+
+    await work.enqueue(1)
+    with jobs.override("memory://") as same:
+        assert same is jobs
+        assert not await jobs.process_one()
+        await work.enqueue(2)
+        assert await jobs.process_one()
+        with jobs.override("memory://"):
+            assert not await jobs.process_one()
+    assert ran == [2]
+    assert await jobs.process_one()
+    assert ran == [2, 1]
+    assert (await store.stats()).running == 0
+
+
+async def test_override_is_undone_by_an_exception_too(store: FaultyBackend, jobs: JobQueue) -> None:
+    with pytest.raises(KeyError), jobs.override("memory://"):
+        raise KeyError
+    await jobs.enqueue("work")
+    assert (await counts(store)).ready == 1
+
+
+async def test_a_store_given_as_an_object_is_shared_with_its_clock(jobs: JobQueue) -> None:
+    """A test that moves the clock of the store it gave moves that of the queue."""
+    store = MemoryBackend()
+
+    @jobs.job
+    async def work() -> None: ...
+
+    with jobs.override(store):
+        await work.options(delay="1h").enqueue()
+        assert not await jobs.process_one()
+        store.time_shift_s += 3600
+        assert await jobs.process_one()
+
+
+async def test_two_queues_on_memory_have_stores_of_their_own() -> None:
+    one, other = JobQueue("memory://"), JobQueue("memory://")
+    await one.enqueue("work")
+    assert [queue.ready for queue in (await one.stats()).queues] == [1]
+    assert (await other.stats()).queues == []
+    assert await one.purge("default") == 1
+
+
+def test_every_event_loop_has_connections_of_its_own(store: FaultyBackend, jobs: JobQueue) -> None:
+    async def enqueue() -> None:
+        await jobs.enqueue("work")
+        await jobs.close()
+
+    for _ in range(3):
+        asyncio.run(enqueue())
+    assert asyncio.run(store.stats()).queues[0].ready == 3
+    assert len({call.args[0] for call in store.named("push")}) == 3
+
+
+async def test_a_queue_is_an_async_context_manager_and_may_be_used_again(store: FaultyBackend, jobs: JobQueue) -> None:
+    async with jobs:
+        await jobs.enqueue("work")
+    async with jobs as same:
+        assert same is jobs
+        await jobs.enqueue("work")
+    assert (await counts(store)).ready == 2
+
+
+async def test_stats_and_purge_look_after_the_store(jobs: JobQueue) -> None:
+    await jobs.enqueue("work")
+    await jobs.enqueue("work", delay=60)
+    await jobs.enqueue("work", queue="mail")
+    stats = {queue.queue: (queue.ready, queue.delayed) for queue in (await jobs.stats()).queues}
+    assert stats == {"default": (1, 1), "mail": (1, 0)}
+    assert await jobs.purge("default") == 2
+    with pytest.raises(ConfigError):
+        await jobs.purge("no such name")
+
+
+def test_included_modules_are_imported_when_the_app_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "more_handlers_of_a_test.py").write_text("loaded = True\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    jobs = JobQueue("memory://", include=["more_handlers_of_a_test"])
+    assert "more_handlers_of_a_test" not in sys.modules
+    jobs.load()
+    assert "more_handlers_of_a_test" in sys.modules
+
+
+def test_load_refuses_a_handler_whose_types_cannot_be_stored(jobs: JobQueue) -> None:
+    @jobs.job
+    async def work(path: complex) -> None: ...
+
+    with pytest.raises(ConfigError, match=r"work\(path: complex\) at .*test_queue\.py:\d+"):
+        jobs.load()
+
+
+def test_the_same_name_twice_is_refused_with_both_places(jobs: JobQueue) -> None:
+    @jobs.job
+    async def work() -> None: ...
+
+    def other() -> None: ...
+
+    with pytest.raises(ConfigError, match=r"(?s)taken.*test_queue\.py.*test_queue\.py"):
+        jobs.job(name="work")(other)
+
+
+def test_queues_are_those_of_the_handlers(jobs: JobQueue) -> None:
+    @jobs.job(queue="mail")
+    async def mail() -> None: ...
+
+    @jobs.job
+    async def work() -> None: ...
+
+    assert jobs.queues() == ("mail", "default")
+
+
+# -- where the jobs are: resolved at first use
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("FASTJOBS_")}
+    root = str(Path(fastjobs.__file__).parent.parent)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**clean, "PYTHONPATH": root, "PYTHONDONTWRITEBYTECODE": "1", **environment},
+        check=False,
+    )
+
+
+def test_the_url_is_resolved_at_first_use_not_at_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FASTJOBS_URL", raising=False)
+    jobs = JobQueue()
+    assert jobs.url == "memory://"
+    monkeypatch.setenv("FASTJOBS_URL", "redis://somewhere:6379/3")
+    assert jobs.url == "redis://somewhere:6379/3"
+    assert jobs.store().url == "redis://somewhere:6379/3"
+    assert JobQueue("memory://").url == "memory://"
+
+
+def test_a_bad_url_in_the_environment_is_said_at_first_use() -> None:
+    done = python(
+        "import asyncio\nfrom fastjobs import JobQueue\njobs = JobQueue()\nprint('imported')\nasyncio.run(jobs.enqueue('x'))",
+        FASTJOBS_URL="mysql://host",
+    )
+    assert done.stdout == "imported\n"
+    assert "ConfigError" in done.stderr
+    assert "names no store" in done.stderr
+
+
+def test_making_a_queue_starts_no_thread_and_opens_nothing() -> None:
+    done = python(
+        "import threading, os\nbefore = set(os.listdir('/dev/fd'))\nfrom fastjobs import JobQueue\njobs = JobQueue()\n"
+        "@jobs.job\nasync def work(n: int) -> None: ...\njobs.load()\ncall = work.prepare(1)\n"
+        "print(threading.active_count(), len(set(os.listdir('/dev/fd')) - before))",
+        FASTJOBS_URL="redis://localhost:1/0",
+    )
+    assert done.stdout == "1 0\n", done.stderr
+
+
+ENDING = """
+import asyncio
+from fastjobs import JobQueue
+jobs = JobQueue()
+@jobs.job
+async def work() -> None: ...
+async def main():
+    for _ in range({count}):
+        await work.enqueue()
+    for _ in range({run}):
+        await jobs.process_one()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("count", "run", "line"),
+    [(0, 0, ""), (3, 3, ""), (1, 0, "1 job ends"), (3, 1, "2 jobs end"), (1_200, 0, "1,200 jobs end")],
+)
+def test_a_process_that_ends_with_undone_jobs_in_memory_says_so(count: int, run: int, line: str) -> None:
+    done = python(ENDING.format(count=count, run=run))
+    expected = f"fastjobs: {line} with this process: set FASTJOBS_URL or start fastjobs supervise\n" if line else ""
+    assert (done.returncode, done.stderr) == (0, expected)
+
+
+def test_jobs_of_a_queue_that_was_dropped_meanwhile_are_told_of_too() -> None:
+    done = python(
+        "import asyncio\nfrom fastjobs import JobQueue\n"
+        "def main():\n    jobs = JobQueue()\n    asyncio.run(jobs.enqueue('work'))\nmain()\nimport gc; gc.collect()"
+    )
+    assert "1 job ends with this process" in done.stderr
+
+
+def test_a_forked_child_does_not_claim_its_parents_jobs() -> None:
+    done = python(
+        ENDING.format(count=2, run=0)
+        + "import os, sys\npid = os.fork()\nif pid == 0:\n    sys.exit(0)\nos.waitpid(pid, 0)\n"
+    )
+    assert done.stderr.count("2 jobs end with this process") == 1
