@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from datetime import datetime
 from typing import (
+    TYPE_CHECKING,
     Any,
     Concatenate,
     Final,
@@ -38,6 +39,7 @@ from fastjobs.retry import RetryPolicy, carry_policy
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
+S = TypeVar("S")
 R_co = TypeVar("R_co", covariant=True)
 
 NO_OPTIONS: Final = EnqueueOptions()
@@ -225,10 +227,12 @@ class JobFunction(Generic[P, Q, R_co]):
     def __get__(self, instance: object, owner: type | None = None) -> JobFunction[P, Q, R_co]:
         return self
 
-    def __getattr__(self, name: str) -> NoReturn:
-        if name in _FOREIGN:
-            raise AttributeError(f"fastjobs has no .{name}(); write: await {self.handler.name}.enqueue(…)")
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+    if not TYPE_CHECKING:  # to a type checker any attribute would exist then
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name in _FOREIGN:
+                raise AttributeError(f"fastjobs has no .{name}(); write: await {self.handler.name}.enqueue(…)")
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __repr__(self) -> str:
         return f"<JobFunction {self.handler.name} at {self.handler.place}>"
@@ -265,8 +269,8 @@ class JobDecorator(Protocol):
 
     @overload
     def __call__(
-        self, function: Callable[Concatenate[JobContext[Any], P], R], /
-    ) -> JobFunction[P, Concatenate[JobContext[Any], P], R]: ...
+        self, function: Callable[Concatenate[JobContext[S], P], R], /
+    ) -> JobFunction[P, Concatenate[JobContext[S], P], R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> JobFunction[P, P, R]: ...
 

@@ -15,7 +15,9 @@ from fastjobs.model import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    S = TypeVar("S", default=Any)
+    # None, as the state of an app without a lifespan is. With Any, mypy could not tell whether a function takes a context: an
+    # argument with Any in it matches both overloads of the decorator, and its handle's calls would go unchecked.
+    S = TypeVar("S", default=None)
 else:
     from typing import TypeVar
 
@@ -38,7 +40,10 @@ running: ContextVar[Running | None] = ContextVar("fastjobs_running", default=Non
 
 
 class JobContext(Generic[S]):
-    """One run of one job, as its handler sees it. `S` is the type of `state`, what the app's lifespan yielded."""
+    """One run of one job, as its handler sees it.
+
+    `S` is the type of `state`, what the app's lifespan yielded: ``ctx: JobContext[Pool]``; None for an app without one.
+    """
 
     __slots__ = ("_job", "max_attempts", "state")
 

@@ -33,6 +33,9 @@ YOUNG_S: Final = 5.0
 FIRST_DELAY_S: Final = 0.1
 LONGEST_DELAY_S: Final = 10.0
 
+NO_FORK_S: Final = 1.0
+"""Between tries while the system has no room for another process."""
+
 STOP_S: Final = 2.5
 """After the grace time, for telling the store; then a worker is killed."""
 
@@ -52,6 +55,7 @@ class WorkerProcess(msgspec.Struct):
     born: float  #: clock.monotonic
     code: int  #: generation of the code it runs
     leaving: bool = False  #: told to drain: nobody expects it to stay
+    busy: bool = False  #: ran jobs when it was told so
     cut_short: bool = False  #: killed, or still running a job when its grace time ended
     kill_at: float | None = None  #: clock.monotonic, when it will be killed
     silent: bool = False  #: its stacks were asked for, its loop does not turn
@@ -127,11 +131,11 @@ class Crew:
         self._kill_overdue(now)
         for seat in self.seats:
             if seat.worker is None and seat.successor is None and now >= seat.start_at:
-                seat.worker = self._new(now)
+                seat.worker = self._new(seat, now)
         self._replace_outdated(now)
 
-    def _new(self, now: float) -> WorkerProcess | None:
-        """A worker in a free slot; None if there is none: maintenance has not yet dealt with the dead ones."""
+    def _new(self, seat: Seat, now: float) -> WorkerProcess | None:
+        """A worker in a free slot. None if there is none, maintenance having to deal with the dead ones first, or no fork."""
         slot = next((slot for slot in self.slots if slot.state is State.FREE), None)
         if slot is None:
             return None
@@ -139,7 +143,13 @@ class Crew:
         slot.words[Word.CODE] = self.code
         slot.state = State.STARTING
         self.next_number += 1
-        pid, stacks_fd = self._start(slot)
+        try:
+            pid, stacks_fd = self._start(slot)
+        except OSError as error:  # no memory, too many processes or files
+            log.error("a worker cannot be started, the next try is in %s: %s", duration_text(NO_FORK_S), error)
+            slot.clear()
+            seat.start_at = now + NO_FORK_S
+            return None
         slot.words[Word.PID] = pid
         process = WorkerProcess(pid, slot.index, stacks_fd, now, self.code, spread=random.random())  # noqa: S311
         self.processes[pid] = process
@@ -159,7 +169,7 @@ class Crew:
         for seat in self.seats:
             if seat.worker is not None and seat.worker.code != self.code:
                 if now >= seat.start_at:
-                    seat.successor = self._new(now)
+                    seat.successor = self._new(seat, now)
                 return
 
     def _state(self, process: WorkerProcess) -> State:
@@ -171,8 +181,9 @@ class Crew:
         """Tell a worker to drain; it is killed when its grace time is over. What it leaves behind counts no loss."""
         if process.leaving:
             return
-        process.leaving = True
-        self.slots.slots[process.slot].words[Word.DRAINED] = 1
+        slot = self.slots.slots[process.slot]
+        slot.words[Word.DRAINED] = 1
+        process.leaving, process.busy = True, bool(slot.started())
         deadline = clock.monotonic() + self.options.grace_s + STOP_S
         process.kill_at = deadline if process.kill_at is None else min(process.kill_at, deadline)
         _send(process.pid, signal.SIGTERM)
@@ -193,7 +204,7 @@ class Crew:
             self._kill(process)
 
     def _kill(self, process: WorkerProcess) -> None:
-        process.cut_short = process.leaving
+        process.cut_short = process.leaving and bool(self.slots.slots[process.slot].started())
         process.kill_at = None
         if process.silent:
             self._keep_stacks(process)
@@ -277,7 +288,7 @@ class Crew:
         self._bereaved()
         self._worked = self._worked or worked
         if process.leaving:
-            overdue = process.kill_at is not None and now > process.kill_at - STOP_S
+            overdue = process.busy and process.kill_at is not None and now > process.kill_at - STOP_S
             self.cut_short |= process.cut_short or overdue or status == EXIT_UNFINISHED << 8
             return
         _, how = describe_exit(status, max_rss_kib)

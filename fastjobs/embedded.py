@@ -5,23 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, Protocol, TypeVar
 
 from fastjobs import clock
 from fastjobs.backends.base import Backend, Store
 from fastjobs.context import running
 from fastjobs.envelope import decode_job, newer_entry
-from fastjobs.errors import BackendError, SerializationError
+from fastjobs.errors import BackendError, SerializationError, StoreUnavailable
 from fastjobs.execution import Execution, Runner, outcome_of, set_aside
-from fastjobs.ids import fresh_name
 from fastjobs.maintenance import EmbeddedMaintenance
 from fastjobs.model import Job, Kind, Outcome, Settlement
 from fastjobs.options import QueueOptions, WorkerOptions
 from fastjobs.registry import Registry
 from fastjobs.retry import Verdict
-from fastjobs.slots import Slots, Word, worker_id
+from fastjobs.slots import Slots, Word, lease_name, worker_id
 from fastjobs.worker import Lifespan, Worker
+
+
+T = TypeVar("T")
+
+REPEAT_AFTER_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""Pauses between the calls of `process_one` while the store does not answer."""
 
 
 class LocalApp(Protocol):
@@ -47,10 +52,11 @@ async def process_one(app: LocalApp, backend: Backend, queues: Sequence[str] | N
     """
     app.load()
     options = app.worker_options
-    worker = worker_id(lease := fresh_name(), 1, 0)
-    await backend.register(worker)
+    worker = worker_id(lease := lease_name(options.lease_ttl_s), 1, 0)
+    names = tuple(queues or options.queues or app.registry.queues())
+    await _repeatedly(lambda: backend.register(worker))
     try:
-        claimed = await backend.exchange(worker, 1, [], tuple(queues or options.queues or app.registry.queues()), 1)
+        claimed = await _repeatedly(lambda: backend.exchange(worker, 1, [], names, 1))
         if not claimed.jobs:
             return False
         renewal = asyncio.create_task(_renew(backend, lease, options.lease_ttl_s / 3), name="fastjobs-renew")
@@ -62,10 +68,21 @@ async def process_one(app: LocalApp, backend: Backend, queues: Sequence[str] | N
         finally:
             renewal.cancel()
             await asyncio.wait([renewal])
-            await backend.exchange(worker, 2, [Settlement(1, [outcome] if outcome else [])], (), 0)
+            settlement = Settlement(1, [outcome] if outcome else [])
+            await _repeatedly(lambda: backend.exchange(worker, 2, [settlement], (), 0))
         return True
     finally:
-        await backend.retire(worker)
+        await _repeatedly(lambda: backend.retire(worker))
+
+
+async def _repeatedly(call: Callable[[], Awaitable[T]]) -> T:
+    """The answer to *call*, which may be repeated, after a lost reply too. StoreUnavailable after some 3 seconds without one."""
+    for pause_s in REPEAT_AFTER_S:
+        try:
+            return await call()
+        except StoreUnavailable:
+            await asyncio.sleep(pause_s)
+    return await call()
 
 
 async def _run_one(app: LocalApp, worker: str, envelope: bytes) -> Outcome | None:
@@ -95,6 +112,7 @@ async def _run_limited(execution: Execution, job: Job) -> Verdict | None:
     """Run *job* and stop it at its time limit."""
     loop, runner = asyncio.get_running_loop(), Runner()
     runner.task, runner.job = asyncio.current_task(), job
+    assert runner.task is not None
     running.set(runner)
     timers: list[asyncio.TimerHandle] = []
 
@@ -104,7 +122,11 @@ async def _run_limited(execution: Execution, job: Job) -> Verdict | None:
 
     execution.on_limit = limit
     try:
-        return await execution.run(job, runner)
+        verdict = await execution.run(job, runner)
+        if runner.task.cancelling() and not execution.is_cancelled():
+            with contextlib.suppress(asyncio.CancelledError):  # the handler cancelled its own task on its way out
+                await asyncio.sleep(0)
+        return verdict
     finally:
         for timer in timers:
             timer.cancel()
@@ -120,7 +142,7 @@ async def _renew(backend: Backend, lease: str, every_s: float) -> None:
 async def run_worker(app: LocalApp, options: WorkerOptions) -> None:
     """Run jobs in this event loop until cancelled, then drain. The lease is kept by a thread with a connection of its own."""
     app.load()
-    lease = fresh_name()
+    lease = lease_name(options.lease_ttl_s)
     slots = Slots.create(2, options.concurrency)
     slot = slots.slots[0]
     slot.words[Word.NUMBER] = 1
@@ -130,4 +152,5 @@ async def run_worker(app: LocalApp, options: WorkerOptions) -> None:
         async with EmbeddedMaintenance(app.store(), lease=lease, slots=slots, options=options):
             await Worker(backend, app, options, lease=lease, slot=slot).run()
     finally:
+        os.close(slots.fd)  # the mapping goes with its last user: a run that would not stop may still write to it
         await backend.close()

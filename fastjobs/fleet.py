@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import os
 import resource
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -19,13 +18,13 @@ from fastjobs.backends.broker import socket_path
 from fastjobs.backends.remote import URL_SCHEME
 from fastjobs.children import facts_of
 from fastjobs.childtask import AppFacts, ChildTask, LogSetup, plain_options, read_options
-from fastjobs.crew import Crew
+from fastjobs.crew import Crew, kill_group
 from fastjobs.errors import AppImportError
 from fastjobs.launch import Launcher
 from fastjobs.options import WorkerOptions
 from fastjobs.progress import Tally, Totals
 from fastjobs.queue import JobQueue
-from fastjobs.relay import Output, Relay
+from fastjobs.relay import Output, Relay, write_through
 from fastjobs.reload import Handover, describe
 from fastjobs.services import BrokerProcess, MaintenanceProcess
 from fastjobs.signals import Signals
@@ -114,12 +113,13 @@ class Fleet:
             self.slots = Slots.create(2 * max(plan.workers, SPARE_WORKERS), options.concurrency)
         self.options = _fitting(options, self.slots, loaded.facts)
         self.lease = handover.lease if handover else lease_name(options.lease_ttl_s)
-        self.relay = Relay(output, handover.pipes if handover else None) if output else None
+        pipes = handover.pipes if handover else []
+        self.relay = Relay(output or write_through, pipes) if output or pipes else None
         self.life = handover.life if handover else _life_pipe()
         self.broker = BrokerProcess(handover.broker if handover else None)
-        self.socket = handover.socket if handover else ""
-        if not self.socket and loaded.facts.scheme == "memory":
-            self.socket = str(socket_path(loaded.facts.app_id))
+        self.socket = ""  # of the broker, if the jobs are in memory
+        if loaded.facts.scheme == "memory":
+            self.socket = (handover.socket if handover else "") or str(socket_path(loaded.facts.app_id))
         self.maintenance = MaintenanceProcess(self._start_maintenance, self.slots.head, options.lease_ttl_s / 3)
         totals = handover.totals if handover else Totals()
         self.crew = Crew(
@@ -189,6 +189,9 @@ class Fleet:
             os.set_blocking(fd, False)
         try:
             return self._launcher.start("worker", pipe_fd=write_end, slot=slot.index), read_end
+        except OSError:
+            os.close(read_end)
+            raise
         finally:
             os.close(write_end)
 
@@ -197,7 +200,7 @@ class Fleet:
     def reap(self, now: float) -> list[int]:
         """Take note of every child that has ended, and leave no zombie. The pids of those that are none of the fleet's."""
         others = []
-        for pid, status, max_rss_kib in reaped():
+        for pid, status, max_rss_kib in reaped(self.crew.processes):
             maintenance, broker = self.maintenance.process, self.broker.process
             if (process := self.crew.processes.get(pid)) is not None:
                 self.crew.ended(process, status, max_rss_kib, now)
@@ -258,31 +261,39 @@ def _life_pipe() -> list[int]:
     return [] if sys.platform == "linux" else list(os.pipe())
 
 
-def reaped() -> Iterator[tuple[int, int, int]]:
-    """(pid, wait status, peak resident KiB) of each child that has ended, now reaped; as PID 1 also of adopted ones."""
-    while (pid := _next_ended()) is not None:
-        if pid:
-            # Before it is reaped: its number, and so its group's, is still nobody else's.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, 9)
+def reaped(workers: Container[int]) -> Iterator[tuple[int, int, int]]:
+    """(pid, wait status, peak resident KiB) of each child that has ended, now reaped; as PID 1 also of adopted ones.
+
+    The process group of one of *workers* that did not end by itself is killed: what its handlers started must be over before
+    others run its jobs.
+    """
+    while (ended := _next_ended()) is not None:
+        pid, clean = ended
+        if pid in workers and not clean:
+            kill_group(pid)  # before it is reaped: the number is still nobody else's
         try:
             pid, status, usage = os.wait4(pid or -1, os.WNOHANG)
         except ChildProcessError:
             return
         if pid == 0:
             return
+        if not ended[0] and pid in workers and status:
+            kill_group(pid)
         yield pid, status, _kib(usage)
 
 
-def _next_ended() -> int | None:
-    """A child that has ended and is not yet reaped; None if there is none, 0 if the system cannot say without reaping."""
-    if not hasattr(os, "waitid"):  # macOS before Python 3.13
-        return 0
+def _next_ended() -> tuple[int, bool] | None:
+    """A child that has ended and is not yet reaped, and whether with exit code 0; None if there is none.
+
+    (0, True) where the system cannot say without reaping: macOS before Python 3.13.
+    """
+    if not hasattr(os, "waitid"):
+        return 0, True
     try:
         ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return None
-    return None if ended is None else ended.si_pid
+    return None if ended is None else (ended.si_pid, ended.si_code == os.CLD_EXITED and ended.si_status == 0)
 
 
 def _kib(usage: resource.struct_rusage) -> int:

@@ -59,10 +59,12 @@ def fork_child(task: ChildTask, jobs: JobQueue | None, slots: Slots | None, clos
     sys.stderr.flush()
     # Blocked until the child has its own handlers: ours would record a signal where nobody looks.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
-    pid = os.fork()
-    if not pid:
-        _run_forked(task, jobs, slots, close)
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        pid = os.fork()
+        if not pid:
+            _run_forked(task, jobs, slots, close)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     with contextlib.suppress(OSError):  # the child does it too; whoever comes first
         os.setpgid(pid, pid)
     return pid

@@ -169,8 +169,9 @@ class Maintenance:
         now = clock.monotonic()
         if now - self._counted_at < 0.8 * COUNT_S and not self._is_idle():
             return
-        self._counted_at = now
+        self._counted_at = float("-inf")  # a failed look is none
         stats = await backend.stats()
+        self._counted_at = now
         ours = [queue for queue in stats.queues if queue.queue in self._queues]
         ready = sum(queue.ready for queue in ours)
         self._head[Head.READY] = ready + 1

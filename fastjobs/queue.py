@@ -37,7 +37,7 @@ from fastjobs.dead import DeadLetters
 from fastjobs.durations import Duration, duration_s
 from fastjobs.embedded import process_one, run_worker
 from fastjobs.errors import ConfigError, SerializationError
-from fastjobs.joblike import Job, data_type
+from fastjobs.joblike import Data, Job, data_type
 from fastjobs.local import local_store
 from fastjobs.model import Stats
 from fastjobs.options import EnqueueOptions, HandlerOptions, QueueOptions, WorkerOptions, check_int, check_name
@@ -48,6 +48,7 @@ from fastjobs.worker import Lifespan
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
 
 URL_VARIABLE = "FASTJOBS_URL"
 CODEC_VARIABLE = "FASTJOBS_CODEC"
@@ -79,6 +80,8 @@ class JobQueue:
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
         enqueue_timeout: Duration = 30.0,
     ) -> None:
+        if max_payload_bytes is None:
+            raise ConfigError("JobQueue(max_payload_bytes): must be a whole number of bytes, got None")
         check_int(max_payload_bytes, "JobQueue(max_payload_bytes)", 1, 512 * 1024 * 1024)
         if isinstance(backend, str):
             scheme_of(backend)
@@ -86,10 +89,18 @@ class JobQueue:
             raise ConfigError(f"JobQueue(backend): must be a URL or a backend, got {type(backend).__name__}")
         if isinstance(include, str):
             raise ConfigError(f'JobQueue(include): must be a list of module names, got the text {include!r}; use ["{include}"]')
+        for name, value in (queues or {}).items():
+            check_name(name, "JobQueue(queues)")
+            if not isinstance(value, QueueOptions):
+                raise ConfigError(f"JobQueue(queues): {name!r} needs QueueOptions(…), got {value!r:.100}")
+        if worker is not None and not isinstance(worker, WorkerOptions):
+            raise ConfigError(f"JobQueue(worker): must be WorkerOptions(…), got {worker!r:.100}")
+        if lifespan is not None and not callable(lifespan):
+            raise ConfigError(f"JobQueue(lifespan): must be a function that gives an async context manager, got {lifespan!r:.100}")
+        if codec not in (None, "orjson", "msgspec"):
+            raise ConfigError(f'JobQueue(codec): must be "orjson" or "msgspec", got {codec!r:.100}')
         self.registry = Registry()
-        self.queue_options: dict[str, QueueOptions] = {
-            check_name(name, "queues"): value for name, value in (queues or {}).items()
-        }
+        self.queue_options: dict[str, QueueOptions] = dict(queues or {})
         self.lifespan = lifespan
         self.include = tuple(include)
         self.worker_options = worker or WorkerOptions()
@@ -103,15 +114,15 @@ class JobQueue:
         self._producers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, Producer]] = (
             weakref.WeakKeyDictionary()
         )
-        self._sync: SyncDoor | None = None
+        self._sync = SyncDoor(self)
         self.dead = DeadLetters(lambda: self._producer().store)
 
     # -- handlers -----------------------------------------------------------------------------------------------------
 
     @overload
     def job(
-        self, function: Callable[Concatenate[JobContext[Any], P], R], /
-    ) -> JobFunction[P, Concatenate[JobContext[Any], P], R]: ...
+        self, function: Callable[Concatenate[JobContext[S], P], R], /
+    ) -> JobFunction[P, Concatenate[JobContext[S], P], R]: ...
     @overload
     def job(self, function: Callable[P, R], /) -> JobFunction[P, P, R]: ...
     @overload
@@ -124,11 +135,7 @@ class JobQueue:
         Async functions run in the worker's event loop, others in a thread. A first parameter annotated JobContext gets the
         context. Options are those of `HandlerOptions`. ConfigError, with file and line, for what cannot be a handler.
         """
-        unknown = options.keys() - HandlerOptions.__dataclass_fields__.keys()
-        if unknown:
-            known = ", ".join(HandlerOptions.__dataclass_fields__)
-            raise ConfigError(f"job: no such option: {', '.join(sorted(unknown))}; there are: {known}")
-        checked = HandlerOptions(**options)
+        checked = _handler_options("job", options)
 
         def register(function: Callable[..., Any]) -> JobFunction[Any, Any, Any]:
             handler = compile_handler(function, checked, self._payload_codec, self._types)
@@ -142,8 +149,9 @@ class JobQueue:
         if not isinstance(job, Job):
             hint = f"{job.__name__}()" if isinstance(job, type) else "an instance of a Job class"
             raise ConfigError(f"register_job: give it {hint}; for a function use @jobs.job")
-        name = options.pop("name", None) or type(job).name or type(job).__name__
-        checked = replace(HandlerOptions(**options), name=name)
+        checked = _handler_options("register_job", options)
+        if checked.name is None:
+            checked = replace(checked, name=_name_of(job))
         self.registry.add(compile_job(job, data_type(type(job)), checked, self._payload_codec, self._types))
 
     def load(self) -> None:
@@ -163,12 +171,24 @@ class JobQueue:
 
     # -- enqueueing ---------------------------------------------------------------------------------------------------
 
+    @overload
+    def prepare(
+        self,
+        job: str | JobFunction[Any, Any, Any],
+        data: Mapping[str, Any] | None = None,
+        options: EnqueueOptions | None = None,
+    ) -> Call: ...
+    @overload
+    def prepare(self, job: type[Job[Data]] | Job[Data], data: Data, options: EnqueueOptions | None = None) -> Call: ...
     def prepare(self, job: JobName, data: Any = None, options: EnqueueOptions | None = None) -> Call:
         """A call by name, `Job` class or registered function, as a value for `enqueue` and `enqueue_many`.
 
         *data*: the arguments by name, ``{"path": "a.png"}``, or the payload of a `Job` class. A name that is not registered
         here is allowed (producers need not have the code); its data is then only checked for being JSON.
         """
+        return self._prepare(job, data, options)
+
+    def _prepare(self, job: JobName, data: Any, options: EnqueueOptions | None) -> Call:
         handler = self._handler_of(job)
         name = job if isinstance(job, str) else handler.name if handler is not None else _name_of(job)
         check_name(name, "job name")
@@ -182,6 +202,24 @@ class JobQueue:
             payload = self._payload_codec().encode({} if data is None else data)
         return self.call_of(handler, payload, options or NO_OPTIONS, name=name)
 
+    @overload
+    async def enqueue(self, job: Call) -> JobHandle: ...
+    @overload
+    async def enqueue(
+        self,
+        job: str | JobFunction[Any, Any, Any],
+        data: Mapping[str, Any] | None = None,
+        options: EnqueueOptions | None = None,
+        **keywords: Unpack[EnqueueKeywords],
+    ) -> JobHandle: ...
+    @overload
+    async def enqueue(
+        self,
+        job: type[Job[Data]] | Job[Data],
+        data: Data,
+        options: EnqueueOptions | None = None,
+        **keywords: Unpack[EnqueueKeywords],
+    ) -> JobHandle: ...
     async def enqueue(
         self, job: JobName | Call, data: Any = None, options: EnqueueOptions | None = None, **keywords: Unpack[EnqueueKeywords]
     ) -> JobHandle:
@@ -202,12 +240,16 @@ class JobQueue:
     @property
     def sync(self) -> SyncDoor:
         """Enqueue from plain code without an event loop: ``jobs.sync.enqueue(f.prepare(…))``."""
-        if self._sync is None:
-            self._sync = SyncDoor(self)
         return self._sync
 
     def make_call(self, job: JobName | Call, data: Any, options: EnqueueOptions | None, keywords: EnqueueKeywords) -> Call:
         """What `enqueue` was given as a call. ConfigError shows the right way for calls as other libraries take them."""
+        if isinstance(job, JobFunction) and (
+            (data is not None and not isinstance(data, Mapping)) or keywords.keys() - EnqueueOptions.__dataclass_fields__.keys()
+        ):
+            raise ConfigError(f"enqueue: use {job.name}.enqueue(…) with its arguments, or enqueue({job.name}.prepare(…))")
+        if options is not None and not isinstance(options, EnqueueOptions):
+            raise ConfigError(f"enqueue: options must be EnqueueOptions(…) or keywords, got {options!r:.100}")
         if keywords:
             if options is not None:
                 raise ConfigError("enqueue: give the options as an EnqueueOptions or as keywords, not both")
@@ -220,9 +262,7 @@ class JobQueue:
             name = job.__name__
             job.close()
             raise ConfigError(f"enqueue: got the coroutine of {name}(…), which has been called already; use {name}.enqueue(…)")
-        if isinstance(job, JobFunction) and data is not None and not isinstance(data, Mapping):
-            raise ConfigError(f"enqueue: use {job.name}.enqueue(…) with its arguments, or enqueue({job.name}.prepare(…))")
-        return self.prepare(job, data, options)
+        return self._prepare(job, data, options)
 
     def call_of(self, handler: Handler | None, payload: bytes, options: EnqueueOptions, *, name: str | None = None) -> Call:
         """A call from its encoded payload."""
@@ -247,11 +287,18 @@ class JobQueue:
         if isinstance(job, JobFunction):
             return job.handler
         if isinstance(job, Job) or (isinstance(job, type) and issubclass(job, Job)):
-            return self.registry.get(_name_of(job))
+            return self._handler_of_class(job if isinstance(job, type) else type(job))
         if callable(job):
             name = getattr(job, "__name__", repr(job))
             raise ConfigError(f"enqueue: {name} is no job; decorate it with @jobs.job, then: await {name}.enqueue(…)")
         raise ConfigError(f"enqueue: a job is named by its function, class or name, got {type(job).__name__}")
+
+    def _handler_of_class(self, kind: type[Job[Any]]) -> Handler | None:
+        """The handler that an instance of *kind* was registered as, under whatever name."""
+        for handler in self.registry.handlers():
+            if type(getattr(handler.function, "__self__", None)) is kind:
+                return handler
+        return None
 
     # -- running jobs here --------------------------------------------------------------------------------------------
 
@@ -346,6 +393,8 @@ class JobQueue:
         if producer is None or pid != os.getpid():
             producer = Producer(self.store(), give_up_after_s=self._enqueue_timeout_s)
             self._producers[loop] = (os.getpid(), producer)
+        if self._backend is not None and not isinstance(self._backend, str):
+            producer.store.time_shift_s = self._backend.time_shift_s  # whoever gave it may move its clock
         return producer
 
 
@@ -355,6 +404,15 @@ def codec_from_environment() -> CodecName:
     if name not in ("orjson", "msgspec"):
         raise ConfigError(f'{CODEC_VARIABLE}: must be "orjson" or "msgspec", got {name!r}')
     return cast(CodecName, name)
+
+
+def _handler_options(where: str, options: Mapping[str, Any]) -> HandlerOptions:
+    """HandlerOptions from keywords. ConfigError names an option that does not exist."""
+    unknown = options.keys() - HandlerOptions.__dataclass_fields__.keys()
+    if unknown:
+        known = ", ".join(HandlerOptions.__dataclass_fields__)
+        raise ConfigError(f"{where}: no such option: {', '.join(sorted(unknown))}; there are: {known}")
+    return HandlerOptions(**options)
 
 
 def _name_of(job: object) -> str:

@@ -15,10 +15,16 @@ Output = Callable[[int, bytes], None]
 """Takes a stream, 1 or 2, and whole lines with their newlines."""
 
 
-class Relay:
-    """Two pipes that all children write to, in place of their stdout and stderr."""
+def write_through(stream: int, lines: bytes) -> None:
+    """The output that passes everything on as it is."""
+    while lines:
+        lines = lines[os.write(stream, lines) :]
 
-    def __init__(self, output: Output, pipes: list[int] | None = None) -> None:
+
+class Relay:
+    """Two pipes that all children write to, in place of their stdout and stderr. *pipes*: those of a handover, or []."""
+
+    def __init__(self, output: Output, pipes: list[int]) -> None:
         self._output = output
         self.pipes = pipes or [*os.pipe(), *os.pipe()]  #: stdout's read and write end, stderr's read and write end
         self._rest = {self.pipes[0]: b"", self.pipes[2]: b""}

@@ -80,7 +80,7 @@ def this_place() -> Place:
 
 
 class Trial:
-    """A throwaway process that imports the app afresh and says what it is."""
+    """A throwaway process that imports the app afresh and says what it is. OSError if the system has no room for it."""
 
     def __init__(self, spec: str | None, app_dir: str | None, backend: str | None, place: Place) -> None:
         self.fd, write_end = os.pipe()  #: to read from, nonblocking
@@ -94,8 +94,13 @@ class Trial:
             backend=backend,
             pipe_fd=write_end,
         )
-        self.pid = spawn_child(task, place.environment)
-        os.close(write_end)
+        try:
+            self.pid = spawn_child(task, place.environment)
+        except OSError:
+            os.close(self.fd)
+            raise
+        finally:
+            os.close(write_end)
         self._data = b""
         self._over = False
 

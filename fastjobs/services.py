@@ -12,7 +12,7 @@ from typing import Final
 
 from fastjobs import clock
 from fastjobs.adoption import describe_exit
-from fastjobs.crew import FIRST_DELAY_S, LONGEST_DELAY_S, YOUNG_S, kill_group
+from fastjobs.crew import FIRST_DELAY_S, LONGEST_DELAY_S, NO_FORK_S, YOUNG_S, kill_group
 from fastjobs.durations import duration_text
 from fastjobs.errors import StoreUnavailable
 from fastjobs.maintenance import FINAL_S
@@ -63,11 +63,23 @@ class MaintenanceProcess:
             self._kill(process)
 
     def _begin(self, now: float) -> None:
-        read_end, write_end = os.pipe()
+        try:
+            read_end, write_end = os.pipe()
+        except OSError as error:
+            self._cannot_start(error, now)
+            return
         os.set_blocking(write_end, False)
-        pid = self._start(read_end)
-        os.close(read_end)
-        self.process = Helper(pid, write_end, now)
+        try:
+            self.process = Helper(self._start(read_end), write_end, now)
+        except OSError as error:
+            os.close(write_end)
+            self._cannot_start(error, now)
+        finally:
+            os.close(read_end)
+
+    def _cannot_start(self, error: OSError, now: float) -> None:
+        log.error("maintenance cannot be started, the next try is in %s: %s", duration_text(NO_FORK_S), error)
+        self._start_at = now + NO_FORK_S
 
     @staticmethod
     def _kill(process: Helper) -> None:

@@ -287,7 +287,10 @@ class Supervisor:
         elif self._stage is Stage.RUNNING and self._trial is None:
             plan = self._fleet.plan
             log.info("loading new code: trying to import %s", self._fleet.facts.spec)
-            self._trial = Trial(plan.spec, plan.app_dir, plan.backend, self._place)
+            try:
+                self._trial = Trial(plan.spec, plan.app_dir, plan.backend, self._place)
+            except OSError as error:
+                log.error("the new code cannot be tried, the old one stays: %s", error)
 
     def _tried(self, trial: Trial) -> None:
         """The new code was imported in a throwaway process, or was not."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine, Iterable
-from typing import Any, Protocol, TypeVar, Unpack
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any, Protocol, TypeVar, Unpack, overload
 
-from fastjobs.calls import Call, EnqueueKeywords, JobHandle, JobName
+from fastjobs.calls import Call, EnqueueKeywords, JobFunction, JobHandle, JobName
 from fastjobs.errors import ConfigError
+from fastjobs.joblike import Data, Job
 from fastjobs.model import Stats
 from fastjobs.options import EnqueueOptions
 
@@ -39,6 +40,24 @@ class SyncDoor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
+    @overload
+    def enqueue(self, job: Call) -> JobHandle: ...
+    @overload
+    def enqueue(
+        self,
+        job: str | JobFunction[Any, Any, Any],
+        data: Mapping[str, Any] | None = None,
+        options: EnqueueOptions | None = None,
+        **keywords: Unpack[EnqueueKeywords],
+    ) -> JobHandle: ...
+    @overload
+    def enqueue(
+        self,
+        job: type[Job[Data]] | Job[Data],
+        data: Data,
+        options: EnqueueOptions | None = None,
+        **keywords: Unpack[EnqueueKeywords],
+    ) -> JobHandle: ...
     def enqueue(
         self, job: JobName | Call, data: Any = None, options: EnqueueOptions | None = None, **keywords: Unpack[EnqueueKeywords]
     ) -> JobHandle:

@@ -364,9 +364,7 @@ def test_a_frame_may_arrive_byte_by_byte_and_several_at_once(path: str) -> None:
         assert [raw.receive()[0] for _ in range(50)] == [Status.OK] * 50
 
 
-async def test_a_client_that_goes_away_while_it_waits_leaves_no_waiter(
-    path: str, place: MemoryPlace, store: SocketBackend
-) -> None:
+async def test_a_client_that_goes_away_while_it_waits_leaves_no_waiter(path: str, place: MemoryPlace) -> None:
     with Raw(path) as raw:
         for id in range(1, 20):
             raw.send(Op.WAIT, id, encode(frames.Wait(["q"], 60.0, 0.0)))

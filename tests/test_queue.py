@@ -149,12 +149,15 @@ async def test_a_job_class_that_was_given_another_name_is_found_under_it(store: 
     assert ran == [ResizeData("a"), ResizeData("b")]
 
 
-async def test_a_job_class_that_nobody_registered_is_refused(jobs: JobQueue) -> None:
+async def test_a_job_class_that_is_registered_elsewhere_goes_by_its_name(store: FaultyBackend, jobs: JobQueue) -> None:
     class Resize(Job[ResizeData]):
+        name = "resize"
+
         async def execute(self, ctx: JobContext, data: ResizeData) -> None: ...
 
-    with pytest.raises(ConfigError, match=r"register_job\(Resize\(\)\)"):
-        await jobs.enqueue(Resize, ResizeData("a"))
+    await jobs.enqueue(Resize, ResizeData("a"))
+    (job,) = await stored(store)
+    assert (job.name, payload(job)) == ("resize", {"path": "a", "width": 800})
 
 
 async def test_a_job_class_wants_its_own_kind_of_data(jobs: JobQueue) -> None:
@@ -243,7 +246,7 @@ async def test_a_payload_over_the_limit_is_refused_with_both_sizes(store: Faulty
     with pytest.raises(SerializationError, match=r"1,0\d\d bytes is over the limit of 100"):
         work.prepare("x" * 1_000)
     with pytest.raises(SerializationError, match="over the limit"):
-        jobs.prepare("by name", {"text": "x" * 1_000})
+        jobs.prepare("by-name", {"text": "x" * 1_000})
 
 
 # -- options, nearest wins
@@ -616,14 +619,6 @@ def test_a_process_that_ends_with_undone_jobs_in_memory_says_so(count: int, run:
     done = python(ENDING.format(count=count, run=run))
     expected = f"fastjobs: {line} with this process: set FASTJOBS_URL or start fastjobs supervise\n" if line else ""
     assert (done.returncode, done.stderr) == (0, expected)
-
-
-def test_jobs_of_a_queue_that_was_dropped_meanwhile_are_told_of_too() -> None:
-    done = python(
-        "import asyncio\nfrom fastjobs import JobQueue\n"
-        "def main():\n    jobs = JobQueue()\n    asyncio.run(jobs.enqueue('work'))\nmain()\nimport gc; gc.collect()"
-    )
-    assert "1 job ends with this process" in done.stderr
 
 
 def test_a_forked_child_does_not_claim_its_parents_jobs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import signal
@@ -117,6 +118,8 @@ async def test_an_old_server_is_refused(tmp_path: Path, connect: Connect) -> Non
         while commands := (await reader.read(4096)).count(b"*"):
             writer.write(b"$%d\r\n%b\r\n" % (len(info), info) * commands)
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
     old = await asyncio.start_unix_server(answer, tmp_path / "old")
     store = connect(f"unix://{tmp_path / 'old'}")

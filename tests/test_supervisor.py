@@ -92,6 +92,18 @@ def test_the_second_sigint_ends_at_once_and_gives_the_jobs_back(store_url: str) 
 
 
 @socket_only
+@pytest.mark.parametrize("signals", [1, 2])
+def test_stopping_while_nothing_runs_is_no_drain_cut_short(store_url: str, signals: int) -> None:
+    with Supervised(store_url, workers=2, worker={"grace": 0}) as fleet:
+        fleet.progress(workers=2)
+        fleet.send(signal.SIGTERM)
+        if signals == 2:
+            fleet.log("draining: 0 running")
+            fleet.send(signal.SIGTERM)
+        assert fleet.ends() == 0
+
+
+@socket_only
 def test_a_closing_terminal_drains(store_url: str) -> None:
     master, slave = pty.openpty()
     with Supervised(store_url, workers=1, terminal=slave) as fleet:
@@ -160,7 +172,7 @@ def test_a_job_that_kills_its_worker_is_dead_after_its_third_loss_alone(store_ur
 @socket_only
 def test_what_a_killed_worker_had_started_dies_with_it(store_url: str) -> None:
     with Supervised(store_url, workers=1, worker={"grace": 0}) as fleet:
-        enqueue(store_url, app.with_child.prepare(1))
+        enqueue(store_url, app.leave_child.prepare(1, hold=True))
         first = fleet.expect("started")
         child = psutil.Process(first["child"])
         fleet.kill(first["pid"])
@@ -168,6 +180,17 @@ def test_what_a_killed_worker_had_started_dies_with_it(store_url: str) -> None:
         assert psutil.wait_procs([child], timeout=10)[1] == []
         fleet.send(signal.SIGTERM)
         fleet.ends()
+
+
+@socket_only
+def test_what_a_handler_left_running_outlives_a_worker_that_ends_by_itself(store_url: str) -> None:
+    with Supervised(store_url, workers=1) as fleet:
+        enqueue(store_url, app.leave_child.prepare(1, hold=False))
+        child = psutil.Process(fleet.expect("started")["child"])
+        fleet.send(signal.SIGTERM)
+        assert fleet.ends() == 0
+        assert child.is_running()
+        child.kill()
 
 
 @socket_only
@@ -356,10 +379,10 @@ def test_a_worker_is_replaced_after_so_many_jobs(store_url: str) -> None:
     enqueue(store_url, *(app.tell.prepare(n) for n in range(40)))
     with Supervised(store_url, workers=1, worker={"max_jobs": 10, "batch": 5}) as fleet:
         fleet.log("it has run")
+        first = fleet.expect("ran")["pid"]
+        _wait_until_gone(fleet, first)
         enqueue(store_url, app.tell.prepare(99))
-        fleet.expect("ran", job=99)
-        ran = {event["pid"] for event in fleet.seen if event["what"] == "ran"}
-        assert len(ran) >= 2
+        assert fleet.expect("ran", job=99)["pid"] != first
         fleet.send(signal.SIGTERM)
         assert fleet.ends() == 0
         assert fleet.final()["done"] == 41
@@ -450,6 +473,16 @@ def test_memory_is_served_to_workers_and_to_other_processes(monkeypatch: pytest.
         fleet.send(signal.SIGTERM)
         assert fleet.ends() == 0
         assert fleet.final()["done"] == 2
+
+
+def test_a_second_supervisor_of_the_same_memory_is_refused(tmp_path: Path) -> None:
+    shared = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    with Supervised("memory://", workers=1, env=shared) as first, Supervised("memory://", workers=1, env=shared) as second:
+        assert second.ends() != 0
+        assert "already serves" in second.stderr()
+        first.progress(workers=1)
+        first.send(signal.SIGTERM)
+        assert first.ends() == 0
 
 
 @linux_only

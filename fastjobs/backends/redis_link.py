@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode
 
 import hiredis
 import redis.asyncio
@@ -48,17 +48,14 @@ def load_script(name: str, *, moves: bool = False) -> Script:
 
 def split_namespace(url: str, namespace: str | None) -> tuple[str, str]:
     """*url* as redis-py takes it, and the app's namespace: *namespace*, or the one in the URL's query, or "fj"."""
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise ConfigError(f"{mask_password(url)!r} is not a URL: {error}") from None
-    query = parse_qsl(parts.query, keep_blank_values=True)
+    address, _, options = url.partition("?")
+    query = parse_qsl(options, keep_blank_values=True)
     named = [value for key, value in query if key == "namespace"]
     chosen = namespace if namespace is not None else named[-1] if named else "fj"
     if not re.fullmatch(r"[\w.-]{1,64}", chosen, re.ASCII):
         raise ConfigError(f"namespace: must be 1 to 64 letters, digits, '_', '-' or '.', got {chosen!r:.100}")
     rest = urlencode([(key, value) for key, value in query if key != "namespace"])
-    return urlunsplit(parts._replace(query=rest)), chosen
+    return f"{address}?{rest}" if rest else address, chosen
 
 
 class Links:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -328,6 +329,7 @@ async def refused(call: Awaitable[Any], error: type[BackendError] | None) -> Any
     return answer
 
 
+@pytest.mark.timeout(120 + settings().max_examples)
 @settings(settings(), max_examples=max(1, settings().max_examples // 2), suppress_health_check=list(HealthCheck))
 @given(story=stories)
 async def test_a_store_does_as_the_reference_whatever_happens(any_store: Store, place: Place, story: list[Any]) -> None:

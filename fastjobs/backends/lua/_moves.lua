@@ -57,6 +57,25 @@ local function commit()
   undo = {}
 end
 
+-- Calls work(from, to) for consecutive ranges of 1..count that one redis.call can take.
+local function in_chunks(count, work)
+  for from = 1, count, CHUNK do
+    work(from, math.min(from + CHUNK - 1, count))
+  end
+end
+
+-- Writes pairs to a hash or zset by `command`; `back` takes the names in them away again, from the first or second of each.
+local function write_pairs(command, key, values, back, name_at)
+  in_chunks(#values, function(from, to)
+    local taken_back = {back, key}
+    for position = from + name_at - 1, to, 2 do
+      taken_back[#taken_back + 1] = values[position]
+    end
+    redis.call(command, key, unpack(values, from, to))
+    undo[#undo + 1] = taken_back
+  end)
+end
+
 local function ready_key(queue, priority)
   return prefix .. 'ready:' .. queue .. ':' .. priority
 end
@@ -84,7 +103,7 @@ local function prepend(key, values)
 end
 
 -- Sorts a job to its place; `store_placed` writes it there. run_at may be nil.
-local tails, heads, delayed = {}, {}, {}
+local tails, heads, delayed, buried = {}, {}, {}, {}
 
 local function add(lists, key, value)
   local list = lists[key]
@@ -115,6 +134,53 @@ local function place_first(queue, priority, envelope)
   add(heads, ready_key(queue, priority), envelope)
 end
 
+-- A dead letter is stored as "<bytes in the queue's name>:<queue><envelope>".
+local function bury(id, queue, envelope)
+  knows_queue[queue] = true
+  add(buried, 'ids', id)
+  add(buried, 'letters', #queue .. ':' .. queue .. envelope)
+  add(buried, 'queues', queue)
+end
+
+local function queue_of(letter)
+  local colon = string.find(letter, ':', 1, true)
+  return string.sub(letter, colon + 1, colon + tonumber(string.sub(letter, 1, colon - 1)))
+end
+
+local function exhume(id, letter)
+  local died = prefix .. 'died'
+  local died_here = died .. ':' .. queue_of(letter)
+  local at = redis.call('ZSCORE', died, id)
+  write({'ZREM', died_here, id}, {'ZADD', died_here, at, id})
+  write({'ZREM', died, id}, {'ZADD', died, at, id})
+  write({'HDEL', prefix .. 'dead', id}, {'HSET', prefix .. 'dead', id, letter})
+end
+
+local function store_buried(now)
+  local ids, letters = buried.ids or {}, {}
+  local times, times_of = {}, {}
+  in_chunks(#ids, function(from, to)
+    for offset, old in ipairs(redis.call('HMGET', prefix .. 'dead', unpack(ids, from, to))) do
+      if old then
+        exhume(ids[from + offset - 1], old) -- it ran twice and died twice
+      end
+    end
+  end)
+  for position, id in ipairs(ids) do
+    letters[#letters + 1] = id
+    letters[#letters + 1] = buried.letters[position]
+    times[#times + 1] = now
+    times[#times + 1] = id
+    add(times_of, buried.queues[position], now)
+    add(times_of, buried.queues[position], id)
+  end
+  write_pairs('HSET', prefix .. 'dead', letters, 'HDEL', 1)
+  write_pairs('ZADD', prefix .. 'died', times, 'ZREM', 2)
+  for queue, values in pairs(times_of) do
+    write_pairs('ZADD', prefix .. 'died:' .. queue, values, 'ZREM', 2)
+  end
+end
+
 local function name_queues()
   for queue in pairs(knows_queue) do
     if redis.call('SADD', prefix .. 'queues', queue) == 1 then
@@ -123,24 +189,17 @@ local function name_queues()
   end
 end
 
-local function store_placed()
+local function store_placed(now)
   name_queues()
+  store_buried(now)
   for key, values in pairs(tails) do
     append(key, values, 1, #values)
   end
   for key, values in pairs(heads) do
     prepend(key, values)
   end
-  for key, pairs_of in pairs(delayed) do
-    for from = 1, #pairs_of, CHUNK do
-      local to = math.min(from + CHUNK - 1, #pairs_of)
-      local back = {'ZREM', key}
-      for member = from + 1, to, 2 do
-        back[#back + 1] = pairs_of[member]
-      end
-      redis.call('ZADD', key, unpack(pairs_of, from, to))
-      undo[#undo + 1] = back
-    end
+  for key, values in pairs(delayed) do
+    write_pairs('ZADD', key, values, 'ZREM', 2)
   end
 end
 
@@ -167,34 +226,6 @@ local function wake_for(queues)
   for queue in pairs(queues) do
     wake(prefix .. 'wake:' .. queue)
   end
-end
-
--- A dead letter is stored as "<bytes in the queue's name>:<queue><envelope>".
-local function dead_parts(value)
-  local colon = string.find(value, ':', 1, true)
-  local last = colon + tonumber(string.sub(value, 1, colon - 1))
-  return string.sub(value, colon + 1, last), string.sub(value, last + 1)
-end
-
-local function exhume(id, value)
-  local died = prefix .. 'died'
-  local died_here = died .. ':' .. dead_parts(value)
-  local at = redis.call('ZSCORE', died, id)
-  write({'ZREM', died_here, id}, {'ZADD', died_here, at, id})
-  write({'ZREM', died, id}, {'ZADD', died, at, id})
-  write({'HDEL', prefix .. 'dead', id}, {'HSET', prefix .. 'dead', id, value})
-end
-
-local function bury(id, queue, envelope, now)
-  knows_queue[queue] = true
-  local old = redis.call('HGET', prefix .. 'dead', id)
-  if old then
-    exhume(id, old)
-  end
-  local died = prefix .. 'died'
-  write({'HSET', prefix .. 'dead', id, #queue .. ':' .. queue .. envelope}, {'HDEL', prefix .. 'dead', id})
-  write({'ZADD', died, now, id}, {'ZREM', died, id})
-  write({'ZADD', died .. ':' .. queue, now, id}, {'ZREM', died .. ':' .. queue, id})
 end
 
 -- What stands in a worker's record about the call n: a refusal, or the result if it was the last one, or neither.

@@ -97,12 +97,14 @@ return atomically(function()
     commit()
   elseif #taken > 0 then
     append(target, jobs, 1, #jobs)
-    redis.call('UNLINK', unpack(taken))
-    commit()
+    in_chunks(#taken, function(from, to)
+      redis.call('UNLINK', unpack(taken, from, to))
+      commit()
+    end)
   end
-  if #taken_fields > 0 then
-    redis.call('HDEL', dead_record, unpack(taken_fields))
-  end
+  in_chunks(#taken_fields, function(from, to)
+    redis.call('HDEL', dead_record, unpack(taken_fields, from, to))
+  end)
   if claims == #taken_fields and (is_gone or not listed) then
     forget_worker()
   end

@@ -23,7 +23,7 @@ end
 
 return atomically(function()
   local new_heads = note_new_heads()
-  store_placed()
+  store_placed(now)
   for id, letter in pairs(letters) do
     exhume(id, letter)
   end

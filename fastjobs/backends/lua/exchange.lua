@@ -95,8 +95,7 @@ for position, settlement in ipairs(settlements) do
 end
 
 local now = now_s(ARGV[4])
-local remember = {'HSET', record, 'n', n, 'result', ''} -- 6: result
-local settled_keys, settled_fields = {}, {}
+local opened, settled_keys, settled_fields = {}, {}, {}
 
 local function settle()
   for _, one in ipairs(ours) do
@@ -106,7 +105,7 @@ local function settle()
       local id, envelope = ARGV[argument], ARGV[argument + 1]
       argument = argument + 2
       if kind == DEAD then
-        bury(id, queue, envelope, now)
+        bury(id, queue, envelope)
       elseif kind == RELEASED then
         place_first(queue, priority, envelope)
       else
@@ -121,8 +120,8 @@ local function settle()
       end
       local into = number(one.settlement[4])
       append(claim_key .. into, rest, 1, #rest)
-      remember[#remember + 1] = into
-      remember[#remember + 1] = ''
+      opened[#opened + 1] = into
+      opened[#opened + 1] = ''
     end
     settled_keys[#settled_keys + 1] = one.key
     settled_fields[#settled_fields + 1] = number(one.settlement[1])
@@ -215,18 +214,18 @@ local function claim()
   end
   if #jobs > 0 then
     append(claim_key .. n, jobs, 1, #jobs)
-    remember[#remember + 1] = n
-    remember[#remember + 1] = ''
+    opened[#opened + 1] = n
+    opened[#opened + 1] = ''
   end
   return left
 end
 
 local function remove_originals(due_copied)
-  if #settled_keys > 0 then
-    redis.call('UNLINK', unpack(settled_keys))
+  in_chunks(#settled_keys, function(from, to)
+    redis.call('UNLINK', unpack(settled_keys, from, to))
     commit()
-    redis.call('HDEL', record, unpack(settled_fields))
-  end
+    redis.call('HDEL', record, unpack(settled_fields, from, to))
+  end)
   for queue, count in pairs(due_copied) do
     redis.call('ZREMRANGEBYRANK', KEYS[2 + (queue - 1) * QUEUE_KEYS], 0, count - 1)
     commit()
@@ -241,7 +240,7 @@ return atomically(function()
   despite_full_memory()
   settle()
   local new_heads = note_new_heads()
-  store_placed()
+  store_placed(now)
   local due_copied, more, next_due = {}, 0, nil
   for queue = 1, queue_count do
     local copied, due = copy_due(2 + (queue - 1) * QUEUE_KEYS)
@@ -261,16 +260,9 @@ return atomically(function()
   if next_due and next_due <= now then
     more = 1
   end
-  remember[6] = table.concat(kept) .. '|' .. more .. '|' .. (next_due and string.format('%.6f', math.max(next_due - now, 0)) or '')
-  local fields = {'HDEL', record}
-  for position = 7, #remember, 2 do
-    fields[#fields + 1] = remember[position]
-  end
-  undo[#undo + 1] = forget
-  if #fields > 2 then
-    undo[#undo + 1] = fields
-  end
-  redis.call(unpack(remember))
+  local answer = table.concat(kept) .. '|' .. more .. '|' .. (next_due and string.format('%.6f', math.max(next_due - now, 0)) or '')
+  write_pairs('HSET', record, opened, 'HDEL', 1)
+  write({'HSET', record, 'n', n, 'result', answer}, forget)
   remove_originals(due_copied)
   for queue = 1, queue_count do
     local base = 2 + (queue - 1) * QUEUE_KEYS
@@ -284,5 +276,5 @@ return atomically(function()
   end
   wake_for(new_heads)
   wake_for(made_ready)
-  return {remember[6], jobs}
+  return {answer, jobs}
 end)

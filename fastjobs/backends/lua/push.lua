@@ -57,7 +57,7 @@ local function store()
     position = position + 2
   end
   local new_heads = note_new_heads()
-  store_placed()
+  store_placed(now)
   return new_heads
 end
 
@@ -65,9 +65,9 @@ return atomically(function()
   note()
   local new_heads = is_new and store() or {}
   commit()
-  for from = 1, #answered, CHUNK do
-    redis.call('HDEL', record, unpack(answered, from, math.min(from + CHUNK - 1, #answered)))
-  end
+  in_chunks(#answered, function(from, to)
+    redis.call('HDEL', record, unpack(answered, from, to))
+  end)
   wake_for(made_ready)
   wake_for(new_heads)
   return is_new and 1 or 0
