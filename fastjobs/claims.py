@@ -59,7 +59,9 @@ class Pace:
     """
 
     HORIZON_S: Final = 0.02
-    MEMORY_S: Final = 0.05  #: "lately"; the longer, the slower a worker warms up: each claim may be 1 + HORIZON/MEMORY times the last
+    MEMORY_S: Final = (
+        0.05  #: "lately"; the longer, the slower a worker warms up: each claim may be 1 + HORIZON/MEMORY times the last
+    )
     FIRST: Final = 16  #: jobs of the first claim, nothing being known yet
 
     def __init__(self, most: int) -> None:
@@ -82,3 +84,13 @@ class Pace:
             return min(free, self.FIRST)
         soon = min(self.start_rate * self.HORIZON_S, free + self.end_rate * self.HORIZON_S)
         return min(self.most, max(int(soon), 1 if free else 0))
+
+
+def within(claims: list[OpenClaim], most_bytes: int) -> tuple[list[OpenClaim], list[OpenClaim]]:
+    """*claims* cut in two: the first ones, at least one, whose outcomes' envelopes stay within *most_bytes*, and the others."""
+    size = 0
+    for count, claim in enumerate(claims):
+        size += sum(len(outcome.entry.envelope) for outcome in claim.outcomes)
+        if size > most_bytes and count:
+            return claims[:count], claims[count:]
+    return claims, []

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from fastjobs import clock
 from fastjobs.backends.base import Backend
-from fastjobs.claims import OpenClaim, Pace
+from fastjobs.claims import OpenClaim, Pace, within
 from fastjobs.envelope import decode_job
 from fastjobs.errors import BackendError, SchemaError, SerializationError, StaleCall, StoreUnavailable, WorkerGone
 from fastjobs.execution import Execution, entry_of, set_aside
@@ -42,6 +42,9 @@ FLUSH_S: Final = 0.005
 
 CUT_OFF_MARGIN_S: Final = 2.0
 """So long before its lease could be taken, a worker that cannot reach the store starts nothing more."""
+
+SETTLE_BYTES: Final = 16 * 1024 * 1024
+"""Envelopes of one call's outcomes, but for those of a single claim, which are bounded as claims are."""
 
 STOP_S: Final = 2.0
 """For runs that were told to stop when the grace time ended."""
@@ -98,6 +101,7 @@ class Worker:
         self._over_since = 0.0  # clock.monotonic, when the first ended claim began to wait; 0: none waits
         self._registered = True  # under `_id`; `run` sees to the first time
         self._out_of_reach = False  # the store, at the end: nobody can be told any more
+        self._due_at = float("inf")  # clock.monotonic, when the next delayed job is due, as far as the store has told
         self._draining = False
         self._finished = False
         self._end_at = float("inf")  # clock.monotonic, when the grace time ends
@@ -165,7 +169,9 @@ class Worker:
                     self._draining, self._end_at = True, 0.0
                 except BackendError as error:  # the grace time has ended and the store is still away
                     self._out_of_reach = True
-                    log.error("the store cannot be reached at the end; what this worker holds is left to maintenance: %s", error)
+                    log.error(
+                        "the store cannot be reached at the end; what this worker holds is left to maintenance: %s", error
+                    )
         finally:
             if self._dry is not None:
                 self._dry.cancel()
@@ -183,11 +189,12 @@ class Worker:
         limit = self._appetite()
         if self._dry is not None and self._dry.done():
             self._dry = None
-        claiming = limit if self._dry is None else 0
         now = clock.monotonic()
+        claiming = limit if self._dry is None or now >= self._due_at else 0
         settlements = self._settlements(now, riding=claiming > 0)
         if not claiming and not settlements:
-            await self._sleep(self._next_settlement_s(now))
+            waits = (self._next_settlement_s(now), self._due_at - now if limit else None)
+            await self._sleep(min((wait for wait in waits if wait is not None and wait < IDLE_WAIT_S), default=None))
             return
         answer = await self._exchange(settlements, limit)
         if limit and not answer.jobs and self._dry is None:
@@ -233,9 +240,13 @@ class Worker:
             self._over_since = now
         settlements: list[Settlement] = []
         if runners.over and (riding or now - self._over_since >= FLUSH_S or not runners.busy):
-            over, runners.over, self._over_since = runners.over, [], 0.0
-            over.sort(key=attrgetter("id"))  # what is released stands in its old order
+            runners.over.sort(key=attrgetter("id"))  # what is released stands in its old order
+            over, runners.over = within(runners.over, SETTLE_BYTES)
+            self._over_since = now if runners.over else 0.0
             settlements = [claim.settlement() for claim in over if not claim.lost]
+            if runners.over:  # the rest with the next call, and with it what is to be split
+                self._changed.set()
+                return settlements
         for claim in list(self._claims.values()):
             if claim.left and (due := claim.due_in_s(now)) is not None and due <= 0:
                 settlements.append(self._split(claim))
@@ -271,6 +282,9 @@ class Worker:
             self._claims.pop(settlement.claim, None)
             if not kept:
                 self._lose(settlement)
+        if limit:
+            next_due_s = answer.next_due_s
+            self._due_at = float("inf") if next_due_s is None else clock.monotonic() + max(next_due_s, 0.001)
         if answer.jobs:
             self._take_in(n, answer.jobs)
         self._publish(0)

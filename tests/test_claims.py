@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastjobs.claims import SETTLE_AFTER_S, SETTLE_OUTCOMES_AFTER_S, OpenClaim, Pace
+from fastjobs.claims import SETTLE_AFTER_S, SETTLE_OUTCOMES_AFTER_S, OpenClaim, Pace, within
 from fastjobs.model import Entry, Kind, Outcome
 
 
@@ -106,3 +106,14 @@ def test_a_target_is_within_its_limit_and_never_starves_an_idle_runner(
         pace.sample_ends(ended, seconds)
     target = pace.target(free)
     assert min(free, 1) <= target <= max(most, Pace.FIRST)
+
+
+def test_outcomes_are_told_in_calls_of_bounded_size_and_none_is_left_out() -> None:
+    claims = [OpenClaim(number, 1) for number in range(1, 6)]
+    for claim in claims:
+        claim.end(0, Outcome(0, int(Kind.RETRY), Entry(b"i" * 16, "default", 5, b"x" * 400)))
+    first, rest = within(claims, 1_000)
+    assert [claim.id for claim in first] == [1, 2]
+    assert [claim.id for claim in rest] == [3, 4, 5]
+    assert within(claims[:1], 10) == (claims[:1], [])
+    assert within([], 10) == ([], [])

@@ -21,6 +21,7 @@ from fastjobs.backends import redis as backend_module
 from fastjobs.backends.redis import RedisBackend
 from fastjobs.backends.redis_link import Script, translate
 from fastjobs.errors import BackendError, ConfigError, StoreUnavailable, WorkerGone
+from fastjobs.model import Entry
 from tests.contract.kit import HOUR, Claim, dead, entries, entry, job_id, numbered, push, released, retry, worker
 from tests.servers.redis import RedisServer
 
@@ -144,6 +145,20 @@ async def test_namespaces_are_apart_and_all_keys_of_one_share_a_hash_tag(
     assert await (await worker(bank)).drain() == []
     assert (await (await worker(shop)).claim()).jobs == ["a"]
     assert {key.partition(b":")[0] for key in await snapshot(client)} == {b"{shop}", b"{bank}"}
+
+
+async def test_a_queue_named_twice_is_served_once(store: RedisBackend) -> None:
+    hand = await worker(store)
+    await push(store, *entries(numbered(15)), entry("due", delay_s=HOUR), entry("later", delay_s=9 * HOUR))
+    store.time_shift_s = 2 * HOUR
+    assert (await hand.claim(limit=20, queues=["q", "q"])).jobs == [*numbered(15), "due"]
+    assert [(queue.ready, queue.delayed) for queue in (await store.stats()).queues] == [(0, 1)]
+
+
+async def test_an_id_that_is_no_id_is_refused_before_anything_is_stored(store: RedisBackend, client: Any) -> None:
+    with pytest.raises(BackendError, match="16 bytes"):
+        await push(store, Entry(b"short", "q", 5, b"a", None, 60.0))
+    assert await snapshot(client) == {}
 
 
 # -- errors -------------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ Words
 
 Repeating. The store keeps, per worker and in the same atomic step as the work, the last number with its result. The same
 number again changes nothing and returns that result (the jobs of a repeated exchange are those of its claim, in the same
-order). A lower number raises `StaleCall`. A worker that was never registered, was retired or was given up by `adopt` raises
+order; none if that claim was adopted meanwhile). A lower number raises `StaleCall`. A worker that was never registered, was retired or was given up by `adopt` raises
 `WorkerGone`. So a caller that lost a reply reconnects and repeats the call with the same arguments.
 
 Errors. `StoreUnavailable` when the connection failed or timed out: the call may have been done, repeat it. `BackendError`
@@ -61,20 +61,26 @@ class Backend(Protocol):
         ...
 
     async def register(self, worker: str) -> None:
-        """Make *worker* known, with no claims and no calls so far. Its lease begins to exist with its first worker. Idempotent."""
+        """Make *worker* known, with no claims and no calls so far. Idempotent.
+
+        Its lease begins to exist with its first worker. Raises WorkerGone for one that was given up and still has claims.
+        """
         ...
 
     async def exchange(
         self, worker: str, n: int, settlements: Sequence[Settlement], queues: Sequence[str], limit: int
     ) -> Exchanged:
-        """Settle claims, move what is due to the ready jobs, and claim up to *limit* jobs of *queues* under the claim id *n*: one atomic step.
+        """Settle claims, move what is due to the ready jobs, and claim up to *limit* jobs of *queues* as the claim *n*.
+
+        All in one atomic step.
 
         The hot path. Order of the claim: by priority over all *queues*, 9 first; released jobs of a priority before its
         others; first in, first out as far as the store can tell (an order of preference, not a promise). With *limit* 0 it
         only settles; with no settlements it only claims.
 
         Fenced: a settlement of a claim that is not (any more) the worker's changes nothing and its `kept` is False; the
-        other settlements and the claim go on. Raises StaleCall, WorkerGone (then nothing was done).
+        other settlements and the claim go on. A settlement's `into` is lower than *n* and used once. With *limit* 0 due jobs
+        need not be moved, nor `more` and `next_due_s` told. Raises StaleCall, WorkerGone (then nothing was done).
         """
         ...
 
@@ -86,7 +92,10 @@ class Backend(Protocol):
         ...
 
     async def renew(self, lease: str) -> bool:
-        """Move the lease's counter on. False if the store knows no such lease (it has no workers, or they were given up)."""
+        """Move the lease's counter on. False if the store knows no such lease: it has no workers, or all were given up.
+
+        A lease whose given-up workers still have claims is no longer renewed, but stands in `leases` until they are adopted.
+        """
         ...
 
     async def leases(self) -> dict[str, int]:
@@ -107,17 +116,19 @@ class Backend(Protocol):
         With *claims* None the worker is given up for good: all its later calls raise WorkerGone, and once its last claim is
         adopted nothing of it is left. With a list, only those of its claims that exist are taken and the worker goes on.
         Takes whole claims, oldest first, while their jobs stay within *limit*, and always at least one. Of two adopters one
-        gets nothing. An unknown worker has nothing to adopt: ([], False). *n* counts and repeats as in `exchange`.
+        gets nothing. An unknown worker has nothing to adopt: ([], False). With a list, `more` is about those claims alone;
+        the last claim of a worker that was given up takes its record along, however it is named. *n* counts and repeats as
+        in `exchange`.
         Raises StaleCall, WorkerGone (both about *into*).
         """
         ...
 
     async def retire(self, worker: str) -> bool:
-        """Forget a worker that ended cleanly. False, and nothing done, while it has open claims. Idempotent: True if unknown."""
+        """Forget a worker that ended cleanly. False, and nothing done, while it has open claims. True if it is unknown."""
         ...
 
     async def housekeep(self) -> None:
-        """The store's own chores: prune push records, vacuum. Called every few seconds by any maintenance; safe when several do."""
+        """The store's own chores: prune push records, vacuum. Every few seconds, by any maintenance; safe when several do."""
         ...
 
 
@@ -141,7 +152,10 @@ class BackendAdmin(Protocol):
         ...
 
     async def dead_requeue(self, entries: Sequence[Entry]) -> list[bool]:
-        """Move dead letters back among the jobs, each with its new envelope. Per entry: was it still dead? If not, nothing was stored."""
+        """Move dead letters back among the jobs, each with its new envelope. Per entry: was it still dead?
+
+        If not, nothing was stored.
+        """
         ...
 
     async def dead_delete(self, ids: Sequence[bytes]) -> list[bool]:

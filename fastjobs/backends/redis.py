@@ -227,7 +227,9 @@ class RedisBackend:
             if len(self._queue_keys) >= 64:
                 self._queue_keys.clear()
             found = self._queue_keys[queues] = tuple(
-                key for queue in queues for key in (self._key("later", queue), self._key("wake", queue), *self._ready(queue))
+                key
+                for queue in dict.fromkeys(queues)
+                for key in (self._key("later", queue), self._key("wake", queue), *self._ready(queue))
             )
         return found
 
@@ -253,7 +255,7 @@ def _settlements(settlements: Sequence[Settlement]) -> tuple[bytes, list[bytes]]
         for outcome in settlement.outcomes:
             entry = outcome.entry
             outcomes.append((outcome.index, outcome.kind, entry.queue, entry.priority, entry.run_at, entry.delay_s))
-            stored += entry.id, entry.envelope
+            stored += _id(entry), entry.envelope
         plan.append((settlement.claim, outcomes, settlement.unfinished, settlement.into))
     return _encode(plan), stored
 
@@ -263,7 +265,14 @@ def _places(entries: Iterable[Entry]) -> list[tuple[str, int, float | None, floa
 
 
 def _stored(entries: Iterable[Entry]) -> list[bytes]:
-    return [part for entry in entries for part in (entry.id, entry.envelope)]
+    return [part for entry in entries for part in (_id(entry), entry.envelope)]
+
+
+def _id(entry: Entry) -> bytes:
+    """The entry's id. A delayed job stands in its set as priority, id and envelope: the scripts cut by length."""
+    if len(entry.id) != 16:
+        raise BackendError(f"a job's id is 16 bytes, got {entry.id!r:.100}")
+    return entry.id
 
 
 def _check_priority(priority: int) -> None:
