@@ -1,6 +1,6 @@
 """A demonstration on files that every machine has: measure each module of Python's own standard library, one job a file.
 
-``fastjobs demo`` (or ``python -m fastjobs.demo``) starts eight workers, enqueues about two thousand files, and counts: as many
+``fastjobs demo`` starts eight workers, enqueues about two thousand files, and counts: as many
 results as files, none missing, none twice. Each job reads, hashes and parses its file and appends one line of JSON.
 """
 
@@ -312,9 +312,3 @@ def described(result: Report, root: Path, out: Path, seconds: float) -> Iterator
     for path in result.missing[:10]:
         yield f"missing      {path}"
     yield f"all results  {out}"
-
-
-if __name__ == "__main__":
-    from fastjobs.cli import main
-
-    main(["demo", *sys.argv[1:]], prog_name="fastjobs")

@@ -26,7 +26,7 @@ from fastjobs.progress import Tally, Totals
 from fastjobs.queue import JobQueue
 from fastjobs.relay import Output, Relay, write_through
 from fastjobs.reload import Handover, describe
-from fastjobs.services import BrokerProcess, MaintenanceProcess
+from fastjobs.services import FORK_S, START_S, BrokerProcess, MaintenanceProcess
 from fastjobs.signals import Signals
 from fastjobs.slots import Head, Slot, Slots, lease_name, lease_ttl_s
 
@@ -120,7 +120,12 @@ class Fleet:
         self.socket = ""  # of the broker, if the jobs are in memory
         if loaded.facts.scheme == "memory":
             self.socket = (handover.socket if handover else "") or str(socket_path(loaded.facts.app_id))
-        self.maintenance = MaintenanceProcess(self._start_maintenance, self.slots.head, options.lease_ttl_s / 3)
+        self.maintenance = MaintenanceProcess(
+            self._start_maintenance,
+            self.slots.head,
+            silence_s=options.lease_ttl_s / 3,
+            start_s=START_S if loaded.jobs is None else FORK_S,
+        )
         totals = handover.totals if handover else Totals()
         self.crew = Crew(
             self.slots,

@@ -25,7 +25,10 @@ LEAST_SILENCE_S: Final = 2.0
 """Maintenance shows that it is alive four times a second; a machine under load may delay that by more than a short lease."""
 
 START_S: Final = 30.0
-"""Until a fresh maintenance process shows itself (without preload it imports the app first), and until a broker serves."""
+"""Until a fresh maintenance process that imports the app first shows itself, and until a broker serves."""
+
+FORK_S: Final = 5.0
+"""Until a forked maintenance process shows itself; it takes some 20 ms."""
 
 STOP_S: Final = 2.0
 
@@ -33,11 +36,12 @@ STOP_S: Final = 2.0
 class MaintenanceProcess:
     """Keeps one running, and watches it: a silent one is killed and replaced, for the leases of all workers hang on it."""
 
-    def __init__(self, start: Callable[[int], int], head: memoryview, silence_s: float) -> None:
+    def __init__(self, start: Callable[[int], int], head: memoryview, *, silence_s: float, start_s: float) -> None:
         self.process: Helper | None = None
         self._start = start  # takes the read end of its pipe, returns the pid
         self._head = head
         self._silence_s = max(silence_s, LEAST_SILENCE_S)
+        self._start_s = start_s
         self._failures = 0
         self._start_at = 0.0  # clock.monotonic
 
@@ -55,7 +59,7 @@ class MaintenanceProcess:
                 self._begin(now)
             return
         shown = self._head[Head.ALIVE_NS] / 1e9
-        limit_s = self._silence_s if shown > process.born else START_S
+        limit_s = self._silence_s if shown > process.born else self._start_s
         if not process.leaving and now - max(shown, process.born) > limit_s:
             log.error("maintenance (process %d) has been silent for %.1f s and is replaced", process.pid, now - shown)
             self._kill(process)

@@ -144,5 +144,5 @@ def test_results_go_to_a_new_file_only(alone: Path) -> None:
 
 
 def demo(*args: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "fastjobs.demo", *args]
+    command = [sys.executable, "-m", "fastjobs", "demo", *args]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

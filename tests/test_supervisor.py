@@ -285,6 +285,7 @@ def test_a_silent_maintenance_is_replaced(store_url: str) -> None:
     with Supervised(store_url, workers=1, worker={"grace": 0, "lease_ttl": 3}) as fleet:
         enqueue(store_url, app.hold.prepare(1))
         worker = fleet.expect("started")["pid"]
+        fleet.progress(ready=0)  # maintenance has shown itself
         fleet.kill(_maintenance(fleet), signal.SIGSTOP)
         fleet.log("has been silent")
         fleet.kill(worker)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -78,10 +79,29 @@ def open_app(app: str | None, app_dir: Path | None, backend: str | None) -> JobQ
 
 
 def run(jobs: JobQueue, work: Callable[[], Awaitable[T]]) -> T:
-    """What *work* returns, run with the connection of *jobs* open and closed after it."""
+    """What *work* returns, run with the connection of *jobs* open and closed after it. KeyboardInterrupt at a SIGINT."""
+    return asyncio.run(_opened(jobs, work))
 
-    async def opened() -> T:
+
+async def _opened(jobs: JobQueue, work: Callable[[], Awaitable[T]]) -> T:
+    interrupted = asyncio.Event()
+    main = asyncio.current_task()
+    assert main is not None
+
+    def interrupt() -> None:
+        interrupted.set()
+        main.cancel()
+
+    # By the loop's own hand: asyncio.run would cancel us between any two bytecodes, also of a protocol that has just found
+    # its caller waiting.
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    try:
         async with jobs:
             return await work()
-
-    return asyncio.run(opened())
+    except asyncio.CancelledError:
+        if interrupted.is_set():
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
