@@ -22,7 +22,6 @@ from fastjobs.retry import Verdict
 from fastjobs.slots import Slots, Word, lease_name, worker_id
 from fastjobs.worker import Lifespan, Worker
 
-
 T = TypeVar("T")
 
 REPEAT_AFTER_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)

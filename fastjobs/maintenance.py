@@ -96,6 +96,7 @@ class Maintenance:
             self.wake()
             await asyncio.wait([rescue], timeout=FINAL_S)
             _raise_first(tasks)
+            await self._count_at_the_end(counting)
         finally:
             for task in (stopped, *tasks):
                 task.cancel()
@@ -178,6 +179,14 @@ class Maintenance:
         self._head[Head.DELAYED_LEFT] = sum(queue.delayed for queue in ours) + 1
         if self._burst and not ready and not stats.running:
             self._head[Head.BURST_DONE] = 1
+
+    async def _count_at_the_end(self, backend: Store) -> None:
+        """The workers have gone: what is left now is what the supervisor's last words are about."""
+        if self._observing:
+            self._counted_at = float("-inf")
+            with contextlib.suppress(BackendError, TimeoutError):  # then its last words are a second old
+                async with asyncio.timeout(COUNT_S):
+                    await self._count(backend)
 
     def _is_idle(self) -> bool:
         """Whether the slots say that nothing is held: only then a burst can be over."""

@@ -96,7 +96,9 @@ class JobQueue:
         if worker is not None and not isinstance(worker, WorkerOptions):
             raise ConfigError(f"JobQueue(worker): must be WorkerOptions(…), got {worker!r:.100}")
         if lifespan is not None and not callable(lifespan):
-            raise ConfigError(f"JobQueue(lifespan): must be a function that gives an async context manager, got {lifespan!r:.100}")
+            raise ConfigError(
+                f"JobQueue(lifespan): must be a function that gives an async context manager, got {lifespan!r:.100}"
+            )
         if codec not in (None, "orjson", "msgspec"):
             raise ConfigError(f'JobQueue(codec): must be "orjson" or "msgspec", got {codec!r:.100}')
         self.registry = Registry()

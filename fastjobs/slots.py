@@ -72,7 +72,6 @@ class Word(IntEnum):
     RELEASED = 11
     RUNNING = 12  #: handlers running now
     HELD = 13  #: claimed and not yet started
-    IDLE = 14  #: 1 while it holds nothing and waits for jobs
     CODE = 15  #: generation of the code it runs, raised by each reload
     TIMED_OUT = 16  #: 1: a job of it outlived its time limit by 10 s; it drains and is replaced
     DRAINED = 17  #: 1: the supervisor told it to stop: what it leaves behind counts no loss

@@ -268,9 +268,11 @@ class Supervisor:
             self._stop_signal = number
             running = sum(len(slot.started()) for slot in fleet.slots)
             grace = duration_text(fleet.options.grace_s)
-            log.info(
-                "draining: %d running, up to %s; again to stop at once (unfinished jobs go back to the queue)", running, grace
-            )
+            again = "again to stop at once (unfinished jobs go back to the queue)"
+            if running:
+                log.info("draining: %d running, up to %s; %s", running, grace, again)
+            else:
+                log.info("stopping: nothing is running")
             self._drain()
         elif self._stage is Stage.DRAINING:
             log.info("stopping at once: unfinished jobs go back to the queue")

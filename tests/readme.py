@@ -40,7 +40,9 @@ def options_table(kind: type[Any]) -> str:
     for field in fields(kind):
         comment = re.search(rf"^    {field.name}:[^\n]*?#: (.*)$", source, re.MULTILINE)
         default = "" if field.default is MISSING or field.default is None else f"`{field.default!r}`"
-        meaning = comment.group(1) if comment else f"as in `EnqueueOptions`{', for its jobs' if kind is not EnqueueOptions else ''}"
+        meaning = (
+            comment.group(1) if comment else f"as in `EnqueueOptions`{', for its jobs' if kind is not EnqueueOptions else ''}"
+        )
         rows.append(f"| `{field.name}` | {default} | {meaning} |")
     return "\n".join(rows)
 

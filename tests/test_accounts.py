@@ -45,7 +45,9 @@ class Fates:
         """Wait until so many different jobs have finished. The supervisor's progress tells when to look."""
         deadline = clock.monotonic() + 3 * SOON_S
         while self.finished() < finished:
-            assert clock.monotonic() < deadline, f"only {self.finished()} of {finished} finished\n{self.state()}\n{supervised.stderr()}"
+            assert clock.monotonic() < deadline, (
+                f"only {self.finished()} of {finished} finished\n{self.state()}\n{supervised.stderr()}"
+            )
             supervised.progress()
 
     def state(self) -> str:

@@ -41,7 +41,26 @@ def test_a_duration_is_seconds_a_timedelta_or_text(value: Any, seconds: float) -
 
 @pytest.mark.parametrize(
     "value",
-    ["", " ", "s", "5 minutes", "5x", "-5s", "1e3", "1h-5m", "٥s", "5,5s", ".5s", "5.s", "inf", "nan", "9" * 400, "5m3", True, None]
+    [
+        "",
+        " ",
+        "s",
+        "5 minutes",
+        "5x",
+        "-5s",
+        "1e3",
+        "1h-5m",
+        "٥s",
+        "5,5s",
+        ".5s",
+        "5.s",
+        "inf",
+        "nan",
+        "9" * 400,
+        "5m3",
+        True,
+        None,
+    ]
     + [b"5s", [], {}, complex(1), math.inf, -math.inf, math.nan, -0.001, -1, timedelta(seconds=-1), 10**1000, -(10**1000)]
     + [LONGEST_S * 1.01, timedelta.max, 1_700_000_000_000],
 )

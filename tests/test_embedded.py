@@ -366,7 +366,7 @@ async def test_what_will_not_stop_is_given_back_when_the_worker_has_gone(
         while not go.is_set():
             try:
                 go.wait(10)
-            except BaseException:  # noqa: BLE001
+            except BaseException:
                 continue
 
     await stubborn.enqueue()

@@ -24,7 +24,9 @@ from fastjobs.model import ENVELOPE_VERSION, Failure, Job
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 moments = st.floats(0, 4e9)
 failures = st.builds(Failure, moments, st.integers(0, 10**6), texts, texts, texts, texts, texts)
-raws = (st.integers(0, 2**60) | texts | st.lists(texts, max_size=3)).map(lambda value: msgspec.Raw(msgspec.msgpack.encode(value)))
+raws = (st.integers(0, 2**60) | texts | st.lists(texts, max_size=3)).map(
+    lambda value: msgspec.Raw(msgspec.msgpack.encode(value))
+)
 jobs = st.builds(
     Job,
     st.just(ENVELOPE_VERSION),
@@ -80,7 +82,16 @@ def test_every_flip_of_a_bit_gives_a_job_or_a_serialization_error() -> None:
 
 def test_random_bytes_give_a_job_or_a_serialization_error() -> None:
     rng = random.Random(1)
-    heads = (b"", b"\x9e", b"\x9e\x01", b"\x9e\x01\x05\xc4\x10", b"\xdc\x00\x10", b"\xdd\x00\x00\x00\x0e", b"\xde\xff\xff", b"\x91" * 50)
+    heads = (
+        b"",
+        b"\x9e",
+        b"\x9e\x01",
+        b"\x9e\x01\x05\xc4\x10",
+        b"\xdc\x00\x10",
+        b"\xdd\x00\x00\x00\x0e",
+        b"\xde\xff\xff",
+        b"\x91" * 50,
+    )
     for round in range(20_000):
         _job_or_error(heads[round % len(heads)] + rng.randbytes(rng.randrange(80)))
 

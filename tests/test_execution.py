@@ -75,7 +75,9 @@ async def test_the_context_says_what_the_handler_may_know() -> None:
 
     @jobs.job(max_attempts=7)
     async def work(ctx: JobContext[str], path: str) -> None:
-        seen.append((ctx.attempt, ctx.max_attempts, ctx.losses, ctx.state, ctx.queue, ctx.name, ctx.last_error, ctx.job_id, path))
+        seen.append(
+            (ctx.attempt, ctx.max_attempts, ctx.losses, ctx.state, ctx.queue, ctx.name, ctx.last_error, ctx.job_id, path)
+        )
 
     job = a_job(payload={"path": "a"}, attempts=2, losses=1, queue="mail")
     jobs.load()
@@ -247,7 +249,9 @@ async def test_a_handler_whose_annotations_cannot_be_resolved_fails_its_jobs_not
     ("enqueue", "handler", "queue", "delay_s"),
     [(None, None, None, 2.0), (None, None, 5, 5.0), (None, 7, 5, 7.0), (9, 7, 5, 9.0)],
 )
-async def test_the_nearest_retry_policy_wins(enqueue: float | None, handler: float | None, queue: float | None, delay_s: float) -> None:
+async def test_the_nearest_retry_policy_wins(
+    enqueue: float | None, handler: float | None, queue: float | None, delay_s: float
+) -> None:
     def policy(base: float | None) -> RetryPolicy | None:
         return None if base is None else RetryPolicy(base=base)
 
@@ -283,7 +287,8 @@ async def test_the_handlers_exception_filters_hold_under_the_policy_of_an_enqueu
 
 
 @pytest.mark.parametrize(
-    ("enqueue", "handler", "queue", "runs"), [(None, None, None, 20), (None, None, 4, 4), (None, 3, 4, 3), (2, 3, 4, 2), (5, 3, 1, 5)]
+    ("enqueue", "handler", "queue", "runs"),
+    [(None, None, None, 20), (None, None, 4, 4), (None, 3, 4, 3), (2, 3, 4, 2), (5, 3, 1, 5)],
 )
 async def test_the_nearest_max_attempts_wins(enqueue: int | None, handler: int | None, queue: int | None, runs: int) -> None:
     jobs, ran = JobQueue("memory://", queues={"default": QueueOptions(max_attempts=queue)}), []
@@ -334,7 +339,10 @@ hostile = st.builds(
     st.none() | st.integers(1, MOST_COUNTED),
     st.integers(1, MOST_COUNTED),
     st.none() | st.floats(1e-9, 1e10),
-    st.none() | st.dictionaries(st.sampled_from(["retry", "snoozes", "unknown_since"]), st.binary(min_size=1, max_size=1).map(msgspec.Raw)),
+    st.none()
+    | st.dictionaries(
+        st.sampled_from(["retry", "snoozes", "unknown_since"]), st.binary(min_size=1, max_size=1).map(msgspec.Raw)
+    ),
     st.none(),
 )
 
@@ -350,7 +358,7 @@ def test_any_job_that_can_be_read_comes_to_a_verdict_that_can_be_stored(job: Job
 
     try:
         job = decode_job(encode_job(job))
-    except Exception:  # noqa: BLE001 - not readable: not this test's
+    except Exception:
         return
     verdict = asyncio.run(run(jobs, job))
     if verdict is not None:

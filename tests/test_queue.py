@@ -623,7 +623,6 @@ def test_a_process_that_ends_with_undone_jobs_in_memory_says_so(count: int, run:
 
 def test_a_forked_child_does_not_claim_its_parents_jobs() -> None:
     done = python(
-        ENDING.format(count=2, run=0)
-        + "import os, sys\npid = os.fork()\nif pid == 0:\n    sys.exit(0)\nos.waitpid(pid, 0)\n"
+        ENDING.format(count=2, run=0) + "import os, sys\npid = os.fork()\nif pid == 0:\n    sys.exit(0)\nos.waitpid(pid, 0)\n"
     )
     assert done.stderr.count("2 jobs end with this process") == 1

@@ -266,7 +266,9 @@ def test_a_job_without_a_policy_of_its_own_carries_none() -> None:
     assert carried_policy(a_job()) is None
 
 
-@pytest.mark.parametrize("numbers", [(0.5, 10.0, 0.0), (2.0, -1.0, 0.0), (2.0, 60.0, 7.0), (math.nan,) * 3, (2.0,), "text", None])
+@pytest.mark.parametrize(
+    "numbers", [(0.5, 10.0, 0.0), (2.0, -1.0, 0.0), (2.0, 60.0, 7.0), (math.nan,) * 3, (2.0,), "text", None]
+)
 def test_a_policy_that_no_enqueue_can_have_written_counts_as_none(numbers: Any) -> None:
     job = a_job(headers={"retry": msgspec.Raw(msgspec.msgpack.encode(numbers))})
     assert carried_policy(job) is None

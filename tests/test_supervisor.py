@@ -98,7 +98,7 @@ def test_stopping_while_nothing_runs_is_no_drain_cut_short(store_url: str, signa
         fleet.progress(workers=2)
         fleet.send(signal.SIGTERM)
         if signals == 2:
-            fleet.log("draining: 0 running")
+            fleet.log("stopping: nothing is running")
             fleet.send(signal.SIGTERM)
         assert fleet.ends() == 0
 

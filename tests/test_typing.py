@@ -47,7 +47,16 @@ def run_mypy(cache: Path) -> Errors:
 
 def run_pyright() -> Errors:
     """The rules by file and line."""
-    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson", "--project", str(HERE / "typing")]
+    command = [
+        sys.executable,
+        "-m",
+        "pyright",
+        "--pythonpath",
+        sys.executable,
+        "--outputjson",
+        "--project",
+        str(HERE / "typing"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=100, check=False)
     try:
         report = json.loads(done.stdout)

@@ -300,9 +300,7 @@ async def test_a_cancelled_error_that_nobody_asked_for_is_an_ordinary_failure(st
 
 @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit()])
 @pytest.mark.parametrize("kind", ["async", "sync"])
-async def test_a_handler_cannot_end_its_worker(
-    store: FaultyBackend, jobs: JobQueue, error: BaseException, kind: str
-) -> None:
+async def test_a_handler_cannot_end_its_worker(store: FaultyBackend, jobs: JobQueue, error: BaseException, kind: str) -> None:
     if kind == "async":
 
         @jobs.job(max_attempts=1)
@@ -439,7 +437,9 @@ async def test_jobs_of_higher_priority_run_first(store: FaultyBackend, jobs: Job
     assert ran == [9, 9, 7, 5, 3, 0]
 
 
-async def test_a_retried_job_comes_back_when_its_delay_is_over_by_the_stores_clock(store: FaultyBackend, jobs: JobQueue) -> None:
+async def test_a_retried_job_comes_back_when_its_delay_is_over_by_the_stores_clock(
+    store: FaultyBackend, jobs: JobQueue
+) -> None:
     attempts: list[int] = []
 
     @jobs.job
@@ -554,7 +554,9 @@ async def test_the_slot_shows_what_the_worker_does(store: FaultyBackend, jobs: J
         await soon(crew.task)
 
 
-async def test_the_number_of_a_call_stands_in_the_slot_before_the_store_hears_of_it(store: FaultyBackend, jobs: JobQueue) -> None:
+async def test_the_number_of_a_call_stands_in_the_slot_before_the_store_hears_of_it(
+    store: FaultyBackend, jobs: JobQueue
+) -> None:
     @jobs.job
     async def work() -> None: ...
 

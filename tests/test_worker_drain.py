@@ -165,7 +165,7 @@ async def test_a_run_that_will_not_stop_is_left_to_maintenance(
         while not go.is_set():
             try:
                 go.wait(10)
-            except BaseException:  # noqa: BLE001
+            except BaseException:
                 continue
 
     @jobs.job
@@ -408,7 +408,11 @@ async def test_a_worker_given_up_while_it_drains_still_waits_for_what_runs(store
         await until(lambda: crew.count(Word.DONE) == 1)
         store.fail("exchange", times=10, error=WorkerGone("given up"))
         crew.worker.drain()
-        await until(lambda: any(not fault.times for fault in store.faults["exchange"]) or bool(store.faults["exchange"][0].reached.is_set()))
+        await until(
+            lambda: (
+                any(not fault.times for fault in store.faults["exchange"]) or bool(store.faults["exchange"][0].reached.is_set())
+            )
+        )
         assert not crew.task.done()
         go.set()
         await soon(crew.task)

@@ -6,15 +6,13 @@ import asyncio
 import random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fastjobs import JobQueue
-from fastjobs.errors import BackendError, SchemaError, StoreUnavailable, WorkerGone
+from fastjobs.errors import BackendError, SchemaError, StoreUnavailable
 from fastjobs.model import Settlement
 from fastjobs.slots import Word
 from tests.faults import AWAY, FaultyBackend
-from tests.working import at_work, counts, fresh_store, happens, left, soon, until
+from tests.working import at_work, counts, fresh_store, happens, left, until
 
 
 @pytest.fixture
@@ -268,7 +266,9 @@ async def test_a_store_that_refuses_the_worker_at_the_start_ends_it(
             await asyncio.wait([crew.task])
 
 
-async def test_a_store_that_never_came_does_not_keep_a_worker_that_is_told_to_stop(store: FaultyBackend, jobs: JobQueue) -> None:
+async def test_a_store_that_never_came_does_not_keep_a_worker_that_is_told_to_stop(
+    store: FaultyBackend, jobs: JobQueue
+) -> None:
     @jobs.job
     async def work() -> None: ...
 

@@ -13,9 +13,8 @@ from fastjobs.backends.base import Store
 from tests.stores import Place
 
 few = settings(
-    max_examples=5,
+    max_examples=15,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    derandomize=True,
 )
 """Real servers: a few examples on each. They share the test's store, so each uses a queue of its own."""
 

@@ -112,7 +112,9 @@ async def test_delays_grow_from_attempt_to_attempt_until_the_cap(jobs: JobQueue,
 
 @few
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=8))
-async def test_a_delayed_job_runs_not_before_its_time_and_holds_up_nobody(jobs: JobQueue, hand: Clock, hours: list[int]) -> None:
+async def test_a_delayed_job_runs_not_before_its_time_and_holds_up_nobody(
+    jobs: JobQueue, hand: Clock, hours: list[int]
+) -> None:
     """One that is due later but was enqueued first does not stand before the others."""
     queue, ran = next(fresh), []
 

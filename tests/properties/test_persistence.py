@@ -14,12 +14,16 @@ from tests.stores import Place
 from tests.working import counts, dead_jobs, left
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-payloads = st.dictionaries(texts, st.none() | st.booleans() | st.integers(-(2**53), 2**53) | texts | st.lists(texts, max_size=3), max_size=4)
+payloads = st.dictionaries(
+    texts, st.none() | st.booleans() | st.integers(-(2**53), 2**53) | texts | st.lists(texts, max_size=3), max_size=4
+)
 
 
 @few
 @given(st.lists(payloads, min_size=1, max_size=20))
-async def test_a_job_outlives_the_producer_that_enqueued_it(place: Place, elsewhere: JobQueue, data: list[dict[str, Any]]) -> None:
+async def test_a_job_outlives_the_producer_that_enqueued_it(
+    place: Place, elsewhere: JobQueue, data: list[dict[str, Any]]
+) -> None:
     queue, ran = next(fresh), []
 
     @elsewhere.job(name=queue, queue=queue)

@@ -82,7 +82,9 @@ async def first_is_anything(value: Any, other: int = 0) -> None: ...
 
 
 @jobs.job
-async def rich(size: Size, options: Options, order: Order, when: datetime | None = None, tags: list[str] | None = None) -> None: ...
+async def rich(
+    size: Size, options: Options, order: Order, when: datetime | None = None, tags: list[str] | None = None
+) -> None: ...
 
 
 @jobs.job
