@@ -102,7 +102,8 @@ def measure(count: int, workers: int) -> tuple[float, float]:
     if done != count:
         raise SystemExit(f"ran {done} of {count} jobs")
     print(
-        f"enqueue {enqueue:>10,.0f} jobs/s ({cpu:.2f} µs CPU)   drain {count / seconds:>10,.0f} jobs/s ({worker_cpu:.2f} µs CPU)",
+        f"enqueue {enqueue:>10,.0f} jobs/s ({cpu:.2f} µs CPU)   "
+        f"drain {count / seconds:>10,.0f} jobs/s ({worker_cpu:.2f} µs CPU)",
         flush=True,
     )
     return enqueue, count / seconds

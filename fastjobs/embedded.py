@@ -75,7 +75,7 @@ async def process_one(app: LocalApp, backend: Backend, queues: Sequence[str] | N
 
 
 async def _repeatedly(call: Callable[[], Awaitable[T]]) -> T:
-    """The answer to *call*, which may be repeated, after a lost reply too. StoreUnavailable after some 3 seconds without one."""
+    """The answer to *call*, repeated after a lost reply too. StoreUnavailable after some 3 seconds without one."""
     for pause_s in REPEAT_AFTER_S:
         try:
             return await call()

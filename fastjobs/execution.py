@@ -291,9 +291,9 @@ def _refuse_awaitable(handler: Handler, result: object) -> None:
 
 
 async def _to_its_end(future: asyncio.Future[Any], runner: Runner) -> Any:
-    """The result of *future*, once it has ended, also when this task is cancelled meanwhile: the job's code must have stopped first.
+    """The result of *future*, once it has ended, also when this task is cancelled meanwhile.
 
-    A thread cannot be cancelled; an isolated task is cancelled along.
+    For the job's code must have stopped first. A thread cannot be cancelled; an isolated task is cancelled along.
     """
     cancelled: asyncio.CancelledError | None = None
     while not future.done():

@@ -42,7 +42,7 @@ Item = tuple[Job, OpenClaim, int]
 
 
 class Runners:
-    """Runs the jobs put into `ready`. `on_change` is called when it is `low`, a claim is over, or a runner has nothing to do."""
+    """Runs the jobs put into `ready`. `on_change` is called when it is `low`, a claim is over, or a runner is idle."""
 
     def __init__(self, execution: Execution, slot: Slot, pace: Pace, on_change: Callable[[], None]) -> None:
         self.ready: deque[Item] = deque()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -25,6 +26,29 @@ settings.register_profile(
     "fastjobs", max_examples=int(os.environ.get("FASTJOBS_TEST_EXAMPLES", "100")), deadline=None, print_blob=True
 )
 settings.load_profile("fastjobs")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--block-orjson``: the whole run with the pure-C codec, while orjson cannot be imported."""
+    parser.addoption("--block-orjson", action="store_true", help="use the msgspec codec and make `import orjson` fail")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--block-orjson"):
+        sys.modules["orjson"] = None  # type: ignore[assignment]
+        os.environ["FASTJOBS_CODEC"] = "msgspec"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is about orjson itself is left out, and counted as deselected, where orjson is blocked."""
+    if config.getoption("--block-orjson"):
+        about = [
+            item
+            for item in items
+            if item.get_closest_marker("orjson") or "orjson" in getattr(getattr(item, "callspec", None), "params", {}).values()
+        ]
+        config.hook.pytest_deselected(items=about)
+        items[:] = [item for item in items if item not in set(about)]
 
 
 def pytest_asyncio_loop_factories(

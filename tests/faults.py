@@ -48,7 +48,7 @@ class FaultyBackend:
     # -- what tests do with it
 
     def fail(self, name: str, *, skip: int = 0, times: int = 1, error: BackendError = AWAY, lose_reply: bool = False) -> Fault:
-        """*times* calls of *name* raise *error*, after *skip* good ones; with *lose_reply* the store does the work all the same."""
+        """*times* calls of *name* raise *error*, after *skip* good ones; with *lose_reply* the work is done all the same."""
         return self._plan(name, Fault(skip, times, error, lose_reply, None))
 
     def hang(self, name: str, *, skip: int = 0, times: int = 1, done: bool = False) -> Fault:

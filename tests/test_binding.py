@@ -7,6 +7,7 @@ import functools
 import inspect
 import os
 import re
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +25,7 @@ from fastjobs.registry import Handler
 if TYPE_CHECKING:
     from elsewhere import Pool, Unseen  # type: ignore[import-not-found]
 
-CODEC = codec("orjson")
+CODEC = codec("msgspec" if sys.modules.get("orjson", sys) is None else "orjson")
 Ctx = JobContext[str]
 DEFAULT_TAGS = ["a"]
 

@@ -60,9 +60,22 @@ def test_a_duration_is_seconds_a_timedelta_or_text(value: Any, seconds: float) -
         "5m3",
         True,
         None,
-    ]
-    + [b"5s", [], {}, complex(1), math.inf, -math.inf, math.nan, -0.001, -1, timedelta(seconds=-1), 10**1000, -(10**1000)]
-    + [LONGEST_S * 1.01, timedelta.max, 1_700_000_000_000],
+        b"5s",
+        [],
+        {},
+        complex(1),
+        math.inf,
+        -math.inf,
+        math.nan,
+        -0.001,
+        -1,
+        timedelta(seconds=-1),
+        10**1000,
+        -(10**1000),
+        LONGEST_S * 1.01,
+        timedelta.max,
+        1700000000000,
+    ],
 )
 def test_what_is_no_duration_is_refused_and_the_field_named(value: Any) -> None:
     with pytest.raises(ConfigError, match=r"^EnqueueOptions\(delay\): "):

@@ -53,7 +53,7 @@ async def test_any_iterable_will_do(store: FaultyBackend, jobs: JobQueue, kind: 
         "tuple": tuple(calls),
         "generator": (one for one in calls),
         "iterator": iter(calls),
-        "map": map(lambda number: call(jobs, number), range(10)),
+        "map": (call(jobs, number) for number in range(10)),
     }[kind]
     assert await jobs.enqueue_many(given) == 10
     assert numbers(await store.peek("default", 100)) == list(range(10))

@@ -178,7 +178,7 @@ def test_registering_a_class_instead_of_an_instance_shows_what_to_write(jobs: Jo
 
     with pytest.raises(ConfigError, match=r"Resize\(\)"):
         jobs.register_job(Resize)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="@jobs.job"):
+    with pytest.raises(ConfigError, match=r"@jobs\.job"):
         jobs.register_job(function)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="tries"):
         jobs.register_job(Resize(), tries=3)  # type: ignore[call-arg]

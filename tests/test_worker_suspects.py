@@ -68,7 +68,7 @@ async def test_a_suspect_runs_with_nothing_beside_it(store: FaultyBackend, jobs:
     async with at_work(jobs, store) as crew:
         await store.until(lambda: crew.count(Word.DONE) == 30)
     assert sorted(watch.ran) == list(range(30))
-    assert {number: watch.beside[number] for number in suspects} == dict.fromkeys(suspects, set())
+    assert {number: watch.beside[number] for number in suspects} == {key: set() for key in suspects}
     assert await left(store) == 0
 
 

@@ -11,8 +11,9 @@ Words
 
 Repeating. The store keeps, per worker and in the same atomic step as the work, the last number with its result. The same
 number again changes nothing and returns that result (the jobs of a repeated exchange are those of its claim, in the same
-order; none if that claim was adopted meanwhile). A lower number raises `StaleCall`. A worker that was never registered, was retired or was given up by `adopt` raises
-`WorkerGone`. So a caller that lost a reply reconnects and repeats the call with the same arguments.
+order; none if that claim was adopted meanwhile). A lower number raises `StaleCall`. A worker that was never registered, was
+retired or was given up by `adopt` raises `WorkerGone`. So a caller that lost a reply reconnects and repeats the call with the
+same arguments.
 
 Errors. `StoreUnavailable` when the connection failed or timed out: the call may have been done, repeat it. `BackendError`
 for what the store refuses. A store library's own exceptions never leave a backend. Calls are made by one task at a time per
