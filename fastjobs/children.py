@@ -39,7 +39,7 @@ from fastjobs.childtask import (
 from fastjobs.errors import BackendError, FastjobsError
 from fastjobs.maintenance import Maintenance
 from fastjobs.queue import JobQueue
-from fastjobs.signals import STACKS
+from fastjobs.signals import ENDING, STACKS
 from fastjobs.slots import Slots
 from fastjobs.worker import Worker
 
@@ -107,6 +107,7 @@ def run_child(task: ChildTask, jobs: JobQueue | None, slots: Slots | None) -> in
     if task.directory:
         os.chdir(task.directory)
     if task.role == "describe":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         return _describe(task)
     if jobs is None:
         jobs = load_app(task.spec, task.app_dir)
@@ -223,6 +224,7 @@ def _on_signals(action: Callable[[], object]) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, action)
     loop.add_signal_handler(signal.SIGINT, action)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
 def _describe(task: ChildTask) -> int:

@@ -15,7 +15,7 @@ import msgspec
 from fastjobs.children import leave, run_child
 from fastjobs.childtask import EXIT_FAILED, TASK_VARIABLE, ChildTask
 from fastjobs.queue import JobQueue
-from fastjobs.signals import HANDLED, STACKS, Signals, reset_in_child
+from fastjobs.signals import ENDING, HANDLED, STACKS, Signals, reset_in_child
 from fastjobs.slots import Slots
 
 log = logging.getLogger("fastjobs.supervisor")
@@ -90,7 +90,9 @@ def spawn_child(task: ChildTask, environment: Mapping[str, str] | None = None) -
     for fd in descriptors:
         os.set_inheritable(fd, True)
     try:
-        return os.posix_spawn(sys.executable, arguments, variables, setpgroup=0, setsigmask=STACKS, setsigdef=HANDLED | STACKS)
+        return os.posix_spawn(
+            sys.executable, arguments, variables, setpgroup=0, setsigmask=STACKS | ENDING, setsigdef=HANDLED | STACKS
+        )
     finally:
         for fd in descriptors:
             os.set_inheritable(fd, False)

@@ -80,16 +80,19 @@ class Signals:
         self._pending.append(number)
 
 
+ENDING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+"""Blocked in a child until it has its handlers: one that died of them would leave jobs leased that it was to give back."""
+
 STACKS: Final = frozenset({signal.SIGUSR1, signal.SIGUSR2})
 """What children show their stacks on. Blocked in a child until it can: by default they would end it."""
 
 
 def reset_in_child() -> None:
-    """In a forked child: default actions, nothing blocked but `STACKS`."""
+    """In a forked child: default actions, nothing blocked but `STACKS` and `ENDING`."""
     signal.set_wakeup_fd(-1)
     for number in HANDLED | STACKS:
         signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, STACKS)
+    signal.pthread_sigmask(signal.SIG_SETMASK, STACKS | ENDING)
 
 
 def has_terminal() -> bool:
