@@ -8,6 +8,7 @@ import logging
 import random
 import traceback
 from collections.abc import Callable, Mapping
+from types import FrameType, TracebackType
 from typing import Any, Final
 
 from fastjobs import clock
@@ -124,7 +125,8 @@ def failure_of(job: Job, kind: str, error: BaseException, worker: str) -> Failur
         message = str(error)
     except BaseException as broken:
         message = f"(its message cannot be shown: str() raised {type(broken).__name__})"
-    lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-20) if error.__traceback__ else []
+    frames = _from_the_handler_on(error.__traceback__)
+    lines = traceback.format_exception(type(error), error, frames, limit=-20) if frames else []
     if len(message) > MESSAGE_LIMIT:
         message = f"{message[:MESSAGE_LIMIT]}… [{len(message) - MESSAGE_LIMIT} characters cut]"
     return Failure(
@@ -136,6 +138,21 @@ def failure_of(job: Job, kind: str, error: BaseException, worker: str) -> Failur
         traceback=clean_text("".join(lines), TRACEBACK_LIMIT),
         worker=worker,
     )
+
+
+def _from_the_handler_on(frames: TracebackType | None) -> TracebackType | None:
+    """*frames* without ours above the handler's: they tell a user nothing. All of them if there are no others."""
+    user = frames
+    while user is not None and _is_ours(user.tb_frame):
+        user = user.tb_next
+    return user or frames
+
+
+def _is_ours(frame: FrameType) -> bool:
+    space = frame.f_globals
+    if space.get("__package__") == __package__:
+        return space.get("__name__") != f"{__package__}.demo"
+    return frame.f_code.co_filename.startswith("<fastjobs")  # made by binding.py
 
 
 class Execution:

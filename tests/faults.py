@@ -30,6 +30,7 @@ class Fault:
     error: BackendError | None  #: raised
     done: bool  #: the store does the work before the error: the reply is lost
     gate: asyncio.Event | None  #: the call waits for it, before the work, or after it if `done`
+    when: Callable[..., bool] | None = None  #: of the call's arguments: whether it counts at all; None: every call does
     reached: asyncio.Event = field(default_factory=asyncio.Event)  #: a call has been hit
 
 
@@ -106,7 +107,7 @@ class FaultyBackend:
     async def _faulty(self, name: str, args: tuple[Any, ...]) -> Any:
         if self._owner._down:
             raise AWAY
-        fault = self._next_fault(name)
+        fault = self._next_fault(name, args)
         if fault is None:
             return await getattr(self._store, name)(*args)
         answer = await getattr(self._store, name)(*args) if fault.done else None
@@ -117,8 +118,10 @@ class FaultyBackend:
             raise fault.error
         return answer if fault.done else await getattr(self._store, name)(*args)
 
-    def _next_fault(self, name: str) -> Fault | None:
+    def _next_fault(self, name: str, args: tuple[Any, ...]) -> Fault | None:
         for fault in self._owner.faults.get(name, ()):
+            if fault.when is not None and not fault.when(*args):
+                continue
             if fault.skip:
                 fault.skip -= 1
                 return None

@@ -213,12 +213,24 @@ async def test_memory_does_not_grow_with_the_number_of_calls(jobs: JobQueue) -> 
 
 
 async def test_a_cancelled_enqueue_many_leaves_no_task_behind(store: FaultyBackend, jobs: JobQueue) -> None:
+    class SlowToStop(FaultyBackend):
+        async def push(self, *args: object) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                for _ in range(10):
+                    await asyncio.sleep(0)
+
+    slow = SlowToStop(fresh_store())
+    slow.clone = lambda: slow  # type: ignore[method-assign]
     before = asyncio.all_tasks()
-    slow = store.hang("push", times=100)
-    task = asyncio.create_task(jobs.enqueue_many(call(jobs, number) for number in range(5 * BATCH)))
-    await happens(slow.reached)
-    task.cancel()
-    await asyncio.wait([task])
+    with jobs.override(slow):
+        task = asyncio.create_task(jobs.enqueue_many(call(jobs, number) for number in range(5 * BATCH)))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert len(asyncio.all_tasks() - before) == 3
+        task.cancel()
+        await asyncio.wait([task])
     assert task.cancelled()
     assert asyncio.all_tasks() == before
 

@@ -192,6 +192,26 @@ async def test_a_failure_says_when_where_and_what() -> None:
     assert "raise error" in failure.traceback
 
 
+@pytest.mark.parametrize("sync", [False, True])
+async def test_a_stored_traceback_begins_with_the_handler(sync: bool) -> None:
+    jobs = JobQueue("memory://")
+
+    if sync:
+
+        @jobs.job
+        def work() -> None:
+            raise ValueError("no")
+    else:
+
+        @jobs.job
+        async def work() -> None:
+            raise ValueError("no")
+
+    frames = [line for line in last(await run(jobs, a_job())).traceback.splitlines() if line.startswith("  File ")]
+    assert len(frames) == 1
+    assert __file__ in frames[0]
+
+
 async def test_a_cut_message_and_traceback_say_so() -> None:
     failure = last(await raising(ValueError("a" * 50_000)))
     assert failure.message.startswith("aaa")

@@ -419,17 +419,22 @@ async def test_a_worker_given_up_while_it_drains_still_waits_for_what_runs(store
     assert ended.is_set()
 
 
-async def test_a_cancellation_while_it_waits_for_the_store_to_come_back_loses_no_settlement(
-    store: FaultyBackend, jobs: JobQueue
+@pytest.mark.parametrize("lost", ["a claim", "a settlement"])
+@pytest.mark.parametrize("lose_reply", [False, True])
+async def test_a_cancellation_while_it_waits_for_the_store_to_come_back_leaves_nothing_leased(
+    store: FaultyBackend, jobs: JobQueue, lost: str, lose_reply: bool
 ) -> None:
-    """What the loop's end cancels is the feeder: the call it was about to repeat is made once more."""
+    """When the loop ends all tasks are cancelled: the call that was about to be repeated is made once more."""
     ran: list[int] = []
 
     @jobs.job
     async def work(number: int) -> None:
         ran.append(number)
 
-    away = store.fail("exchange", skip=1, times=1)
+    def hit(worker: str, n: int, settlements: list[object], queues: list[str], limit: int) -> bool:
+        return bool(settlements) if lost == "a settlement" else limit > 0
+
+    away = store.fail("exchange", lose_reply=lose_reply, when=hit)
     await jobs.enqueue_many(work.prepare(number) for number in range(3))
     async with at_work(jobs, store) as crew:
         await happens(away.reached)
@@ -438,5 +443,43 @@ async def test_a_cancellation_while_it_waits_for_the_store_to_come_back_loses_no
         crew.task.cancel()
         feeder.cancel()
         await asyncio.wait([crew.task])
+    assert len(ran) == (3 if lost == "a settlement" else 0)
+    assert (await store.stats()).running == 0
     assert await left(store) == 3 - len(ran)
     assert await store.leases() == {}
+
+
+async def test_a_stubborn_run_that_ends_after_its_worker_leaves_no_task_behind(
+    store: FaultyBackend, jobs: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "STOP_S", 0.02)
+    tasks = asyncio.all_tasks()
+    started, go = asyncio.Event(), asyncio.Event()
+
+    @jobs.job
+    async def stubborn() -> None:
+        started.set()
+        while not go.is_set():
+            try:
+                await go.wait()
+            except asyncio.CancelledError:
+                continue
+
+    @jobs.job
+    def threaded() -> None:
+        while not go.is_set():
+            try:
+                time.sleep(0.001)
+            except BaseException:  # noqa: BLE001, S112
+                continue
+
+    await stubborn.enqueue()
+    await threaded.enqueue()
+    async with at_work(jobs, store, grace=0) as crew:
+        await happens(started)
+        await until(lambda: len(crew.slot.started()) == 2)
+        await crew.drained()
+        assert crew.worker.unfinished == 2
+    go.set()
+    await until(lambda: asyncio.all_tasks() <= tasks)
+    assert crew.slot.started() == {}
