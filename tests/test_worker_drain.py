@@ -470,7 +470,7 @@ async def test_a_stubborn_run_that_ends_after_its_worker_leaves_no_task_behind(
         while not go.is_set():
             try:
                 time.sleep(0.001)
-            except BaseException:  # noqa: BLE001, S112
+            except BaseException:
                 continue
 
     await stubborn.enqueue()
