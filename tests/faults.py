@@ -48,9 +48,21 @@ class FaultyBackend:
 
     # -- what tests do with it
 
-    def fail(self, name: str, *, skip: int = 0, times: int = 1, error: BackendError = AWAY, lose_reply: bool = False) -> Fault:
-        """*times* calls of *name* raise *error*, after *skip* good ones; with *lose_reply* the work is done all the same."""
-        return self._plan(name, Fault(skip, times, error, lose_reply, None))
+    def fail(
+        self,
+        name: str,
+        *,
+        skip: int = 0,
+        times: int = 1,
+        error: BackendError = AWAY,
+        lose_reply: bool = False,
+        when: Callable[..., bool] | None = None,
+    ) -> Fault:
+        """*times* calls of *name* raise *error*, after *skip* good ones; with *lose_reply* the work is done all the same.
+
+        *when*: only calls with such arguments count.
+        """
+        return self._plan(name, Fault(skip, times, error, lose_reply, None, when))
 
     def hang(self, name: str, *, skip: int = 0, times: int = 1, done: bool = False) -> Fault:
         """*times* calls of *name* wait for the fault's gate, before the store's work, or after it if *done*."""
