@@ -455,6 +455,7 @@ async def test_a_stubborn_run_that_ends_after_its_worker_leaves_no_task_behind(
     monkeypatch.setattr(worker_module, "STOP_S", 0.02)
     tasks = asyncio.all_tasks()
     started, go = asyncio.Event(), asyncio.Event()
+    threaded_started, release = threading.Event(), threading.Event()
 
     @jobs.job
     async def stubborn() -> None:
@@ -467,19 +468,19 @@ async def test_a_stubborn_run_that_ends_after_its_worker_leaves_no_task_behind(
 
     @jobs.job
     def threaded() -> None:
-        while not go.is_set():
-            try:
-                time.sleep(0.001)
-            except BaseException:
-                continue
+        threaded_started.set()
+        release.wait()  # a call that no exception from outside gets into
 
     await stubborn.enqueue()
     await threaded.enqueue()
-    async with at_work(jobs, store, grace=0) as crew:
-        await happens(started)
-        await until(lambda: len(crew.slot.started()) == 2)
-        await crew.drained()
-        assert crew.worker.unfinished == 2
-    go.set()
+    try:
+        async with at_work(jobs, store, grace=0) as crew:
+            await happens(started)
+            await until(threaded_started.is_set)
+            await crew.drained()
+            assert crew.worker.unfinished == 2
+    finally:
+        go.set()
+        release.set()
     await until(lambda: asyncio.all_tasks() <= tasks)
     assert crew.slot.started() == {}
