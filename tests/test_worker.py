@@ -328,7 +328,7 @@ async def test_log_records_say_which_job_they_are_of_from_coroutines_and_threads
         def emit(self, record: logging.LogRecord) -> None:
             records.append(record)
 
-    library, handler = logging.getLogger("some.library"), Keep()
+    library, handler = logging.getLogger("some.package"), Keep()
     handler.addFilter(JobRecordFilter())
     library.addHandler(handler)
     library.setLevel(logging.INFO)
