@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Final, NamedTuple, Protocol, TypeVar
 
@@ -20,8 +21,9 @@ from fastjobs.errors import BackendError, SerializationError, StaleCall, StoreUn
 from fastjobs.execution import MESSAGE_LIMIT, TRACEBACK_LIMIT, TimeLimitExceeded, clean_text, outcome_of, set_aside
 from fastjobs.ids import id_word
 from fastjobs.model import Entry, Failure, Job, Kind, Outcome, Settlement
-from fastjobs.retry import DEFAULT_POLICY, Verdict, after_failure, after_loss, carried_policy
+from fastjobs.retry import Verdict, after_failure, after_loss
 from fastjobs.slots import Slot, Word, worker_id
+from fastjobs.terms import Terms
 
 log = logging.getLogger("fastjobs.maintenance")
 
@@ -83,18 +85,20 @@ def describe_exit(status: int, max_rss_kib: int = 0) -> tuple[str, str]:
     return short, f"{full}; peak memory {max_rss_kib / 1024:,.0f} MiB" if max_rss_kib else full
 
 
-def judged(claims: Sequence[Sequence[bytes]], deaths: Sequence[Death], rng: Random) -> list[list[Outcome]]:
+def judged(claims: Sequence[Sequence[bytes]], deaths: Sequence[Death], terms: Terms, rng: Random) -> list[list[Outcome]]:
     """Outcomes for all jobs of the adopted *claims*, whose workers had one of *deaths*.
 
     A job that had not started goes back to the head unchanged, and so does one of a worker that was told to stop. One that
-    outlived its time limit has failed its attempt; any other started job suffered a loss. What cannot be read is dead.
+    outlived its time limit has failed its attempt, under the app's *terms* (only a worker of this app can have marked it); any
+    other started job suffered a loss. What cannot be read is dead.
     """
     running = {word: death for death in deaths for word in death.started}
     machine = next((death for death in deaths if death.machine), None)
-    return [[_judge(index, envelope, running, machine, rng) for index, envelope in enumerate(claim)] for claim in claims]
+    judge = partial(_judge, running, machine, terms, rng)
+    return [[judge(index, envelope) for index, envelope in enumerate(claim)] for claim in claims]
 
 
-def _judge(index: int, envelope: bytes, running: dict[int, Death], machine: Death | None, rng: Random) -> Outcome:
+def _judge(running: dict[int, Death], machine: Death | None, terms: Terms, rng: Random, index: int, envelope: bytes) -> Outcome:
     try:
         job = decode_job(envelope)
     except SerializationError as error:
@@ -104,15 +108,16 @@ def _judge(index: int, envelope: bytes, running: dict[int, Death], machine: Deat
     death = machine or running.get(id_word(job.id))
     if death is None or (death.drained and not death.started[id_word(job.id)]):
         return Outcome(index, int(Kind.RELEASED), Entry(job.id, job.queue, job.priority, envelope))
-    return outcome_of(index, _verdict(job, death, rng))
+    return outcome_of(index, _verdict(job, death, terms, rng))
 
 
-def _verdict(job: Job, death: Death, rng: Random) -> Verdict:
+def _verdict(job: Job, death: Death, terms: Terms, rng: Random) -> Verdict:
     """On a job that had started, or may have."""
     if death.started.get(id_word(job.id)):
         limit = TimeLimitExceeded(f"still running long after its time limit, its worker had to be replaced: {death.message}")
         failure = _failure(job, "timeout", type(limit).__name__, str(limit), death)
-        return after_failure(job, limit, failure, carried_policy(job) or DEFAULT_POLICY, rng=rng)
+        handler = terms.handler_of(job.name)
+        return after_failure(job, limit, failure, terms.policy(job, handler), terms.max_attempts(job, handler), rng)
     failure = _failure(job, "lost", death.error, death.message, death)
     return after_loss(job, failure, alone=len(death.started) == 1, evidence=not death.machine)
 
@@ -157,10 +162,11 @@ class Adopter:
     Its id is `<lease>.0-<random>`: number 0 is never a worker's, so that a successor knows what it left behind.
     """
 
-    def __init__(self, backend: Backend, lease: str, patiently: Patience) -> None:
+    def __init__(self, backend: Backend, lease: str, terms: Terms, patiently: Patience) -> None:
         self.backend = backend
         self.id = ""
         self._lease = lease
+        self._terms = terms
         self._patiently = patiently
         self._n = 0
         self._rng = Random()  # noqa: S311 - spreads retries, guards nothing
@@ -179,7 +185,7 @@ class Adopter:
         while True:
             try:
                 taken = await self._take(worker, claims)
-                outcomes = judged([claim.jobs for claim in taken], deaths, self._rng)
+                outcomes = judged([claim.jobs for claim in taken], deaths, self._terms, self._rng)
                 # The last claim first: each settlement puts its jobs before those of the one before.
                 for claim, decided in zip(reversed(taken), reversed(outcomes), strict=True):
                     await self._settle(claim, decided)

@@ -41,6 +41,7 @@ from fastjobs.maintenance import Maintenance
 from fastjobs.queue import JobQueue
 from fastjobs.signals import ENDING, STACKS
 from fastjobs.slots import Slots
+from fastjobs.terms import Terms
 from fastjobs.worker import Worker
 
 log = logging.getLogger("fastjobs.supervisor")
@@ -187,6 +188,7 @@ async def _maintain(task: ChildTask, jobs: JobQueue, slots: Slots) -> int:
         lease=task.lease,
         slots=slots,
         options=read_options(task.options),
+        terms=Terms(jobs.registry, jobs.queue_options),
         queues=task.queues,
         observe=task.observe,
         burst=task.burst,

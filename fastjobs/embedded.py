@@ -20,6 +20,7 @@ from fastjobs.options import QueueOptions, WorkerOptions
 from fastjobs.registry import Registry
 from fastjobs.retry import Verdict
 from fastjobs.slots import Slots, Word, lease_name, worker_id
+from fastjobs.terms import Terms
 from fastjobs.worker import Lifespan, Worker
 
 T = TypeVar("T")
@@ -148,7 +149,8 @@ async def run_worker(app: LocalApp, options: WorkerOptions) -> None:
     slot.words[Word.PID] = os.getpid()
     backend = app.store()
     try:
-        async with EmbeddedMaintenance(app.store(), lease=lease, slots=slots, options=options):
+        terms = Terms(app.registry, app.queue_options)
+        async with EmbeddedMaintenance(app.store(), lease=lease, slots=slots, options=options, terms=terms):
             await Worker(backend, app, options, lease=lease, slot=slot).run()
     finally:
         os.close(slots.fd)  # the mapping goes with its last user: a run that would not stop may still write to it

@@ -14,25 +14,15 @@ from typing import Any, Final
 from fastjobs import clock
 from fastjobs.claims import OpenClaim
 from fastjobs.context import JobContext, Running
-from fastjobs.durations import duration_s, duration_text
+from fastjobs.durations import duration_text
 from fastjobs.envelope import NewerEnvelope, corrupt_job, encode_job, newer_entry
 from fastjobs.errors import SerializationError, UnknownJobError
 from fastjobs.ids import id_text
-from fastjobs.model import DEFAULT_MAX_ATTEMPTS, Entry, Failure, Job, Kind, Outcome
+from fastjobs.model import Entry, Failure, Job, Kind, Outcome
 from fastjobs.options import QueueOptions
 from fastjobs.registry import Handler, Registry
-from fastjobs.retry import (
-    DEFAULT_POLICY,
-    Discard,
-    RetryPolicy,
-    Snooze,
-    Verdict,
-    after_failure,
-    after_undecodable,
-    after_unknown,
-    carried_policy,
-    known_again,
-)
+from fastjobs.retry import Discard, Snooze, Verdict, after_failure, after_undecodable, after_unknown, known_again
+from fastjobs.terms import Terms
 from fastjobs.threads import JobThread, ThreadPool
 
 log = logging.getLogger("fastjobs.job")
@@ -169,7 +159,7 @@ class Execution:
         log_jobs: bool = False,
     ) -> None:
         self.registry = registry
-        self.queue_options = queue_options
+        self.terms = Terms(registry, queue_options)
         self.worker = worker
         self.state = state
         self.unknown_is_dead = unknown_is_dead
@@ -196,7 +186,7 @@ class Execution:
         except Exception as error:  # a handler registered after the start, whose annotations cannot be resolved
             return self._failed(job, handler, error, runner, None, 0.0)
         runner.cancelled_for = None
-        limit_s = job.timeout_s or handler.timeout_s or self._queue_timeout_s(job.queue)
+        limit_s = self.terms.timeout_s(job, handler)
         started = clock.monotonic() if limit_s or self.log_jobs else 0.0
         if limit_s:
             runner.deadline = started + limit_s
@@ -205,7 +195,7 @@ class Execution:
             log.info("→ %s %s", job.name, id_text(job.id))
         try:
             if handler.is_async and not handler.options.isolate:
-                context = JobContext(job, self._max_attempts(job, handler), self.state) if handler.wants_ctx else None
+                context = JobContext(job, self.terms.max_attempts(job, handler), self.state) if handler.wants_ctx else None
                 await handler.call(context, arguments)
             else:
                 await self._run_apart(job, handler, arguments, runner)
@@ -219,7 +209,7 @@ class Execution:
 
     async def _run_apart(self, job: Job, handler: Handler, arguments: Any, runner: Runner) -> None:
         """In a thread, or in a task of the job's own."""
-        context = JobContext(job, self._max_attempts(job, handler), self.state) if handler.wants_ctx else None
+        context = JobContext(job, self.terms.max_attempts(job, handler), self.state) if handler.wants_ctx else None
         if not handler.is_async:
             runner.thread, runner.future = self.threads.start(lambda: handler.call(context, arguments))
             try:
@@ -251,9 +241,9 @@ class Execution:
             kind = "snoozed"
         elif isinstance(error, Discard):
             kind = "discarded"
-        policy = self._policy(job, handler)
         failure = failure_of(job, kind, error, self.worker)
-        verdict = after_failure(known_again(job), error, failure, policy, self._allowed(job, handler), self._rng)
+        policy, allowed = self.terms.policy(job, handler), self.terms.max_attempts(job, handler)
+        verdict = after_failure(known_again(job), error, failure, policy, allowed, self._rng)
         return self._judged(job, error, verdict, started)
 
     def _unknown(self, job: Job) -> Verdict:
@@ -272,31 +262,6 @@ class Execution:
             delay = duration_text(verdict.delay_s)
             log.info("↻ %s %s again in %s, attempt %d: %s: %s", name, id, delay, job.attempts + 1, _type(error), _short(error))
         return verdict
-
-    def _policy(self, job: Job, handler: Handler) -> RetryPolicy:
-        """Nearest wins: base, cap and jitter from the enqueue; exception filters always from handler or queue."""
-        options = self.queue_options.get(job.queue)
-        ours = handler.policy or (options.retry if options else None) or DEFAULT_POLICY
-        carried = carried_policy(job)
-        if carried is None:
-            return ours
-        return RetryPolicy(
-            base=carried.base, cap=carried.cap, jitter=carried.jitter, retry_on=ours.retry_on, dead_on=ours.dead_on
-        )
-
-    def _allowed(self, job: Job, handler: Handler) -> int | None:
-        """max_attempts where the enqueue said nothing."""
-        if handler.max_attempts is not None:
-            return handler.max_attempts
-        options = self.queue_options.get(job.queue)
-        return options.max_attempts if options else None
-
-    def _max_attempts(self, job: Job, handler: Handler) -> int:
-        return job.max_attempts or self._allowed(job, handler) or DEFAULT_MAX_ATTEMPTS
-
-    def _queue_timeout_s(self, queue: str) -> float | None:
-        options = self.queue_options.get(queue) if self.queue_options else None
-        return duration_s(options.timeout, "timeout") if options and options.timeout is not None else None
 
 
 def _refuse_awaitable(handler: Handler, result: object) -> None:

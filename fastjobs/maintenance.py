@@ -21,6 +21,7 @@ from fastjobs.options import WorkerOptions
 from fastjobs.patience import Backoff, Outage
 from fastjobs.rescue import Rescue
 from fastjobs.slots import Head, Slots, State, Word
+from fastjobs.terms import Terms
 
 log = logging.getLogger("fastjobs.maintenance")
 
@@ -39,8 +40,9 @@ FINAL_S: Final = 5.0
 class Maintenance:
     """Keeps *lease* alive and looks after the workers in *slots*, and after everybody's jobs whose lease has ended.
 
-    *queues*: those that our workers serve, for the counts. *observe*: write counts into the head once a second. *burst*: also
-    say in the head when nothing is ready in *queues* and nothing is in flight anywhere in the store.
+    *terms*: the app's, for jobs that outlived their time limit. *queues*: those that our workers serve, for the counts.
+    *observe*: write counts into the head once a second. *burst*: also say in the head when nothing is ready in *queues* and
+    nothing is in flight anywhere in the store.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Maintenance:
         lease: str,
         slots: Slots,
         options: WorkerOptions,
+        terms: Terms,
         queues: Sequence[str] = (),
         observe: bool = False,
         burst: bool = False,
@@ -63,7 +66,7 @@ class Maintenance:
         self._burst = burst
         self._head = slots.head
         self._outage = Outage(self._head)
-        self._rescue = Rescue(backend, lease, slots, self._ttl_s, self._outage)
+        self._rescue = Rescue(backend, lease, slots, self._ttl_s, terms=terms, outage=self._outage)
         self._woken = asyncio.Event()
         self._stopping = False
         self._counted_at = float("-inf")  # clock.monotonic
@@ -207,11 +210,12 @@ class EmbeddedMaintenance:
     that job or the process ends.
     """
 
-    def __init__(self, backend: Store, *, lease: str, slots: Slots, options: WorkerOptions) -> None:
+    def __init__(self, backend: Store, *, lease: str, slots: Slots, options: WorkerOptions, terms: Terms) -> None:
         self._backend = backend
         self._lease = lease
         self._slots = slots
         self._options = options
+        self._terms = terms
         self._loop = asyncio.new_event_loop()
         self._leaving = asyncio.Event()  # the worker has ended
         self._thread = threading.Thread(target=self._main, name="fastjobs-maintenance", daemon=True)
@@ -247,7 +251,9 @@ class EmbeddedMaintenance:
         stop = asyncio.Event()
         end = asyncio.create_task(self._end(stop))
         while not stop.is_set():
-            maintenance = Maintenance(self._backend, lease=self._lease, slots=self._slots, options=self._options)
+            maintenance = Maintenance(
+                self._backend, lease=self._lease, slots=self._slots, options=self._options, terms=self._terms
+            )
             try:
                 await maintenance.run(stop)
             except Exception:

@@ -15,6 +15,7 @@ from fastjobs.errors import BackendError, StoreUnavailable
 from fastjobs.leases import LOOK_S, LeaseWatch
 from fastjobs.patience import Backoff, Outage
 from fastjobs.slots import Head, Slot, Slots, State, Word
+from fastjobs.terms import Terms
 
 log = logging.getLogger("fastjobs.maintenance")
 
@@ -27,13 +28,13 @@ CLAIMS_S: Final = 3.0
 class Rescue:
     """One observer. *ttl_s*: of our own lease. One task at a time calls it."""
 
-    def __init__(self, backend: Backend, lease: str, slots: Slots, ttl_s: float, outage: Outage) -> None:
+    def __init__(self, backend: Backend, lease: str, slots: Slots, ttl_s: float, *, terms: Terms, outage: Outage) -> None:
         self._backend = backend
         self._lease = lease
         self._slots = slots
         self._head = slots.head
         self._outage = outage
-        self._adopter = Adopter(backend, lease, self._patiently)
+        self._adopter = Adopter(backend, lease, terms, self._patiently)
         self._watch = LeaseWatch(lease, ttl_s)
         self._leases_due = 0.0  # clock.monotonic
         self._claims_due = 0.0

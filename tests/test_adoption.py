@@ -9,10 +9,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from fastjobs import JobQueue, QueueOptions, RetryPolicy
 from fastjobs.adoption import Death, describe_exit, given_up, judged, lost_machine
 from fastjobs.envelope import CORRUPT_NAME, decode_job, encode_job
 from fastjobs.ids import id_word, new_id
 from fastjobs.model import DEFAULT_MAX_LOSSES, ENVELOPE_VERSION, SUSPECT_LOSSES, Job, Kind, Outcome
+from fastjobs.registry import Registry
+from fastjobs.terms import Terms
+
+TERMS = Terms(Registry(), {})  # of an app without handlers
 
 
 def job(**fields: Any) -> Job:
@@ -24,8 +29,8 @@ def died(*started: Job, timed_out: bool = False, **fields: Any) -> Death:
     return Death("w.1-0", "SIGKILL", "was killed", {id_word(one.id): timed_out for one in started}, **fields)
 
 
-def verdict(envelope: bytes, *deaths: Death) -> tuple[Kind, bytes]:
-    [[outcome]] = judged([[envelope]], deaths, Random(1))
+def verdict(envelope: bytes, *deaths: Death, terms: Terms = TERMS) -> tuple[Kind, bytes]:
+    [[outcome]] = judged([[envelope]], deaths, terms, Random(1))
     return Kind(outcome.kind), outcome.entry.envelope
 
 
@@ -75,6 +80,24 @@ def test_a_job_past_its_time_limit_has_failed_its_attempt(drained: bool) -> None
     assert verdict(encode_job(last), died(last, timed_out=True, drained=drained))[0] is Kind.DEAD
 
 
+def test_what_the_handler_says_of_retries_holds_for_a_job_past_its_time_limit_too() -> None:
+    jobs = JobQueue("memory://", queues={"mail": QueueOptions(max_attempts=1)})
+
+    @jobs.job(max_attempts=2, retry=RetryPolicy(base=7))
+    async def resize() -> None: ...
+
+    terms = Terms(jobs.registry, jobs.queue_options)
+
+    def after(late: Job) -> Outcome:
+        [[outcome]] = judged([[encode_job(late)]], [died(late, timed_out=True)], terms, Random(1))
+        return outcome
+
+    assert (after(job()).kind, after(job()).entry.delay_s) == (Kind.RETRY, 7.0)
+    assert after(job(attempts=1)).kind == Kind.DEAD
+    assert after(job(attempts=1, max_attempts=5)).kind == Kind.RETRY  # the enqueue's word is nearer
+    assert after(job(name="unknown here", queue="mail")).kind == Kind.DEAD
+
+
 def test_a_lost_machine_makes_a_job_a_suspect_at_most() -> None:
     one = job()
     for _ in range(5):
@@ -93,7 +116,7 @@ def test_what_nobody_can_read_is_a_dead_letter_with_its_bytes() -> None:
 def test_an_envelope_of_a_later_version_goes_back_untouched() -> None:
     newer = job(version=ENVELOPE_VERSION + 1)
     envelope = encode_job(newer)
-    [[outcome]] = judged([[envelope]], [died(newer)], Random(1))
+    [[outcome]] = judged([[envelope]], [died(newer)], TERMS, Random(1))
     assert outcome.kind == Kind.RELEASED
     assert (outcome.entry.id, outcome.entry.envelope, outcome.entry.delay_s) == (newer.id, envelope, 0.0)
 
@@ -101,7 +124,7 @@ def test_an_envelope_of_a_later_version_goes_back_untouched() -> None:
 def test_a_predecessors_jobs_are_judged_by_the_death_they_belong_to() -> None:
     one, two, three = job(), job(), job()
     deaths = [given_up("w.0-9"), died(one), died(two, drained=True)]
-    outcomes = judged([[encode_job(one), encode_job(two)], [encode_job(three)]], deaths, Random(1))
+    outcomes = judged([[encode_job(one), encode_job(two)], [encode_job(three)]], deaths, TERMS, Random(1))
     losses = [decode_job(outcome.entry.envelope).losses for claim in outcomes for outcome in claim]
     assert losses == [1, 0, 0]
     assert [outcome.index for claim in outcomes for outcome in claim] == [0, 1, 0]

@@ -56,6 +56,18 @@ def test_no_store_library_is_imported_before_it_is_needed() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_with_the_pure_c_codec_no_module_needs_orjson() -> None:
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in sorted((ROOT / "fastjobs").rglob("*.py"))
+        if path.name not in ("__init__.py", "__main__.py")
+    ]
+    code = f"import sys, importlib; sys.modules['orjson'] = None\nfor name in {modules}: importlib.import_module(name)"
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "FASTJOBS_CODEC": "msgspec"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_package_is_marked_as_typed() -> None:
     assert (ROOT / "fastjobs" / "py.typed").is_file()
 

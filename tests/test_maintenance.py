@@ -19,11 +19,14 @@ from fastjobs.ids import id_word, new_id
 from fastjobs.maintenance import EmbeddedMaintenance, Maintenance
 from fastjobs.model import ENVELOPE_VERSION, Entry, Exchanged, Job, Settlement
 from fastjobs.options import WorkerOptions
+from fastjobs.registry import Registry
 from fastjobs.slots import Head, Slot, Slots, State, Word, lease_name, worker_id
+from fastjobs.terms import Terms
 from tests.faults import FaultyBackend
 from tests.working import happens, soon, until
 
 QUEUE = ["default"]
+TERMS = Terms(Registry(), {})
 LIMIT = 100
 
 
@@ -69,6 +72,7 @@ class Stage:
             lease=self.lease,
             slots=self.slots,
             options=WorkerOptions(),
+            terms=TERMS,
             queues=QUEUE,
             observe=bool(options.get("observe")),
             burst=bool(options.get("burst")),
@@ -448,6 +452,7 @@ def embedded(stage: Stage, **options: float) -> EmbeddedMaintenance:
         lease=stage.lease,
         slots=stage.slots,
         options=WorkerOptions(**options),  # type: ignore[arg-type]
+        terms=TERMS,
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import orjson
+import msgspec
 
 from fastjobs import clock
 from fastjobs.backends.postgres_wire import Address, Connection, Lane
@@ -31,8 +31,8 @@ _NOTIFY: Final = "select set_config('synchronous_commit', 'off', true), pg_notif
 
 def message(queues: Iterable[str], *, late: bool = False) -> str:
     """The text of a notification for *queues*; *late*: jobs may lie where hints say there are none."""
-    text = orjson.dumps([late, *sorted(queues)]).decode()
-    return text if len(text.encode()) <= _MESSAGE_LIMIT else orjson.dumps([late]).decode()
+    text = msgspec.json.encode([late, *sorted(queues)])
+    return (text if len(text) <= _MESSAGE_LIMIT else msgspec.json.encode([late])).decode()
 
 
 @dataclass(eq=False, slots=True)
@@ -106,7 +106,7 @@ class Bell:
         if pid == self._own_pid:
             return  # our own, and `ring` has woken us already
         try:
-            late, *names = orjson.loads(str(payload))
+            late, *names = msgspec.json.decode(str(payload))
             queues = {str(name) for name in names}
         except (ValueError, TypeError):
             late, queues = True, set()  # not our text: look everywhere
