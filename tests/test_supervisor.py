@@ -261,6 +261,15 @@ def test_a_job_that_no_time_limit_stops_has_its_worker_replaced_and_fails(store_
         fleet.ends()
 
 
+@socket_only
+def test_such_a_job_has_no_more_attempts_than_its_handler_allows(store_url: str) -> None:
+    enqueue(store_url, app.stubborn.prepare(1))
+    with Supervised(store_url, workers=1, env={"TEST_STUCK_S": "0.1"}, worker={"grace": 0.3}, burst=True) as fleet:
+        assert fleet.ends() == 1
+    [job] = dead(store_url)
+    assert (job.attempts, [failure.kind for failure in job.history or []]) == (1, ["timeout"])
+
+
 @linux_only
 @socket_only
 def test_maintenance_is_replaced_and_the_workers_do_not_notice(store_url: str) -> None:
