@@ -52,9 +52,7 @@ class ChildTask(msgspec.Struct, kw_only=True):
     observe: bool = False
     burst: bool = False
     socket: str = ""  #: path of the broker's
-    pipe_fd: int = (
-        -1
-    )  #: worker: takes its stacks; maintenance: wakes it; broker: takes a byte once it serves; describe: the facts
+    pipe_fd: int = -1  #: worker: takes its stacks; maintenance: wakes it; broker: gets a byte once it serves; describe: facts
     out_fd: int = -1  #: in place of stdout
     err_fd: int = -1  #: in place of stderr
     life_fd: int = -1  #: at its end the supervisor is dead (where the system cannot signal that)

@@ -59,9 +59,8 @@ class Pace:
     """
 
     HORIZON_S: Final = 0.02
-    MEMORY_S: Final = (
-        0.05  #: "lately"; the longer, the slower a worker warms up: each claim may be 1 + HORIZON/MEMORY times the last
-    )
+    #: "lately"; the longer, the slower a worker warms up: each claim may be 1 + HORIZON/MEMORY times the last
+    MEMORY_S: Final = 0.05
     FIRST: Final = 16  #: jobs of the first claim, nothing being known yet
 
     def __init__(self, most: int) -> None:

@@ -30,6 +30,7 @@ MOST_COUNTED: Final = 2**31
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MOST_COUNTED)]
 Limit: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MOST_COUNTED)]
+Seconds: TypeAlias = Annotated[float, msgspec.Meta(gt=0, le=1e10)]
 
 
 class Failure(msgspec.Struct, array_like=True, frozen=True):
@@ -62,9 +63,7 @@ class Job(msgspec.Struct, array_like=True, gc=False):
     losses: Count = 0  #: worker deaths while it was running
     max_attempts: Limit | None = None  #: runs in all, as the enqueue said; None: the handler's, the queue's or the default
     max_losses: Limit = DEFAULT_MAX_LOSSES
-    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=1e10)] | None = (
-        None  #: of one run, from the handler's start, as the enqueue said
-    )
+    timeout_s: Seconds | None = None  #: of one run, from the handler's start, as the enqueue said
     headers: dict[str, msgspec.Raw] | None = None  #: opaque extras, each value MessagePack
     history: list[Failure] | None = None  #: oldest first, bounded
 

@@ -127,9 +127,7 @@ class WorkerOptions:
     grace: Duration = 25.0  #: to finish what runs after SIGTERM (Kubernetes kills at 30)
     batch: int = 1_000  #: most jobs of one claim, 1 to 10,000
     lease_ttl: Duration = 15.0  #: after this long without renewal, seen by others, the worker's jobs are theirs
-    unknown: Literal["wait", "dead"] = (
-        "wait"  #: jobs without a handler: wait up to an hour for a worker that knows them, or dead
-    )
+    unknown: Literal["wait", "dead"] = "wait"  #: jobs without a handler: wait an hour for a worker that has it, or dead
     log_jobs: bool = False  #: a log line per job (costs more than a small job does)
     max_jobs: int | None = None  #: replace the worker after so many jobs
     max_rss_mb: int | None = None  #: replace the worker once its resident memory is above so many MiB

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Final
 
 from fastjobs import EnqueueOptions, HandlerOptions, QueueOptions, WorkerOptions
+from fastjobs.cli.fields import comments
 
 README: Final = Path(__file__).parents[1] / "README.md"
 OPTIONS: Final[dict[str, type[Any]]] = {
@@ -35,14 +35,11 @@ def commands() -> list[str]:
 
 def options_table(kind: type[Any]) -> str:
     """A Markdown table of the fields of *kind*: name, default, and the comment beside it in the source."""
-    source = inspect.getsource(kind)
+    said = comments(kind)
     rows = ["| option | default | meaning |", "|---|---|---|"]
     for field in fields(kind):
-        comment = re.search(rf"^    {field.name}:[^\n]*?#: (.*)$", source, re.MULTILINE)
         default = "" if field.default is MISSING or field.default is None else f"`{field.default!r}`"
-        meaning = (
-            comment.group(1) if comment else f"as in `EnqueueOptions`{', for its jobs' if kind is not EnqueueOptions else ''}"
-        )
+        meaning = said.get(field.name, "as in `EnqueueOptions`, for its jobs")
         rows.append(f"| `{field.name}` | {default} | {meaning} |")
     return "\n".join(rows)
 

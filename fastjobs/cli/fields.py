@@ -146,7 +146,7 @@ def _hints(owner: type) -> dict[str, Any]:
 
 def field_help(owner: type, field: str) -> str:
     """The ``#:`` comment beside *field*, its default after it."""
-    comment = _comments(owner).get(field, "")
+    comment = comments(owner).get(field, "")
     default = next(each for each in dataclasses.fields(owner) if each.name == field).default
     shown = None if default is None or isinstance(default, bool) or default is dataclasses.MISSING else default
     if shown is None or "default" in comment:
@@ -155,7 +155,7 @@ def field_help(owner: type, field: str) -> str:
 
 
 @functools.cache
-def _comments(owner: type) -> dict[str, str]:
+def comments(owner: type) -> dict[str, str]:
     """The ``#:`` comments of the fields of *owner*; none where there is no source to read."""
     try:
         source = textwrap.dedent(inspect.getsource(owner))
