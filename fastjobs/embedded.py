@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from fastjobs import clock
@@ -16,12 +16,11 @@ from fastjobs.errors import BackendError, SerializationError, StoreUnavailable
 from fastjobs.execution import Execution, Runner, outcome_of, set_aside
 from fastjobs.maintenance import EmbeddedMaintenance
 from fastjobs.model import Job, Kind, Outcome, Settlement
-from fastjobs.options import QueueOptions, WorkerOptions
-from fastjobs.registry import Registry
+from fastjobs.options import WorkerOptions
 from fastjobs.retry import Verdict
 from fastjobs.slots import Slots, Word, lease_name, worker_id
 from fastjobs.terms import Terms
-from fastjobs.worker import Lifespan, Worker
+from fastjobs.worker import App, Worker
 
 T = TypeVar("T")
 
@@ -29,15 +28,9 @@ REPEAT_AFTER_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Pauses between the calls of `process_one` while the store does not answer."""
 
 
-class LocalApp(Protocol):
+class LocalApp(App, Protocol):
     """What is needed of a JobQueue here."""
 
-    @property
-    def registry(self) -> Registry: ...
-    @property
-    def queue_options(self) -> Mapping[str, QueueOptions]: ...
-    @property
-    def lifespan(self) -> Lifespan | None: ...
     @property
     def worker_options(self) -> WorkerOptions: ...
     def load(self) -> None: ...

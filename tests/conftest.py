@@ -17,10 +17,13 @@ import pytest
 import uvloop
 from hypothesis import settings
 
+from fastjobs import JobQueue
 from fastjobs.backends.base import Store
+from tests.faults import FaultyBackend
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
 from tests.stores import KINDS, Place, Server, fresh_place
+from tests.working import fresh_store
 
 settings.register_profile(
     "fastjobs", max_examples=int(os.environ.get("FASTJOBS_TEST_EXAMPLES", "100")), deadline=None, print_blob=True
@@ -103,6 +106,18 @@ def postgres_server() -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture
+def store() -> FaultyBackend:
+    """An empty memory store that can be made to fail."""
+    return fresh_store()
+
+
+@pytest.fixture
+def jobs(store: FaultyBackend) -> JobQueue:
+    """An app without handlers on `store`."""
+    return JobQueue(store)
 
 
 @pytest.fixture(params=KINDS)

@@ -17,18 +17,7 @@ from fastjobs.envelope import decode_job
 from fastjobs.ids import new_id
 from fastjobs.model import Entry
 from tests.faults import FaultyBackend
-from tests.working import beneath, counts, dead_jobs, fresh_store, happens, left, soon
-
-
-@pytest.fixture
-def store() -> FaultyBackend:
-    return fresh_store()
-
-
-@pytest.fixture
-def jobs(store: FaultyBackend) -> JobQueue:
-    return JobQueue(store)
-
+from tests.working import beneath, counts, dead_jobs, happens, left, soon
 
 # -- process_one
 

@@ -17,11 +17,6 @@ from tests.working import counts, fresh_store, happens
 
 
 @pytest.fixture
-def store() -> FaultyBackend:
-    return fresh_store()
-
-
-@pytest.fixture
 def jobs(store: FaultyBackend) -> JobQueue:
     queue = JobQueue(store, enqueue_timeout=0.05)
 

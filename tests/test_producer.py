@@ -13,12 +13,7 @@ from fastjobs.ids import id_text, new_id
 from fastjobs.model import Entry
 from fastjobs.producer import BATCH, BATCH_BYTES, IN_FLIGHT, Producer, batches
 from tests.faults import FaultyBackend
-from tests.working import counts, fresh_store, happens, soon
-
-
-@pytest.fixture
-def store() -> FaultyBackend:
-    return fresh_store()
+from tests.working import counts, happens, soon
 
 
 @pytest.fixture

@@ -32,17 +32,7 @@ from fastjobs.envelope import decode_job
 from fastjobs.ids import parse_id
 from fastjobs.model import Job as StoredJob
 from tests.faults import FaultyBackend
-from tests.working import counts, fresh_store
-
-
-@pytest.fixture
-def store() -> FaultyBackend:
-    return fresh_store()
-
-
-@pytest.fixture
-def jobs(store: FaultyBackend) -> JobQueue:
-    return JobQueue(store)
+from tests.working import counts
 
 
 async def stored(store: FaultyBackend, queue: str = "default") -> list[StoredJob]:

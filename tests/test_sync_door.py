@@ -16,12 +16,6 @@ import fastjobs
 from fastjobs import Call, ConfigError, EnqueueManyError, JobQueue
 from fastjobs.syncdoor import SyncDoor
 from tests.faults import FaultyBackend
-from tests.working import fresh_store
-
-
-@pytest.fixture
-def store() -> FaultyBackend:
-    return fresh_store()
 
 
 @pytest.fixture

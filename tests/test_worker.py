@@ -18,17 +18,7 @@ from fastjobs.ids import new_id
 from fastjobs.model import ENVELOPE_VERSION, Entry, Job
 from fastjobs.slots import State, Word
 from tests.faults import FaultyBackend
-from tests.working import at_work, counts, dead_jobs, fresh_store, happens, left, soon, until
-
-
-@pytest.fixture
-def store() -> FaultyBackend:
-    return fresh_store()
-
-
-@pytest.fixture
-def jobs(store: FaultyBackend) -> JobQueue:
-    return JobQueue(store)
+from tests.working import at_work, counts, dead_jobs, happens, left, soon, until
 
 
 async def test_every_job_runs_once_and_is_gone(store: FaultyBackend, jobs: JobQueue) -> None:

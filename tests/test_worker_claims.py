@@ -12,17 +12,7 @@ from fastjobs import JobQueue
 from fastjobs import claims as claims_module
 from fastjobs.slots import Word
 from tests.faults import FaultyBackend
-from tests.working import at_work, counts, dead_jobs, fresh_store, happens, left, until
-
-
-@pytest.fixture
-def store() -> FaultyBackend:
-    return fresh_store()
-
-
-@pytest.fixture
-def jobs(store: FaultyBackend) -> JobQueue:
-    return JobQueue(store)
+from tests.working import at_work, counts, dead_jobs, happens, left, until
 
 
 async def test_a_slow_job_does_not_hold_back_the_settling_of_its_neighbours(store: FaultyBackend, jobs: JobQueue) -> None:

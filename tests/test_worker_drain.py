@@ -14,17 +14,7 @@ from fastjobs.envelope import decode_job
 from fastjobs.errors import WorkerGone
 from fastjobs.slots import State, Word
 from tests.faults import FaultyBackend
-from tests.working import at_work, counts, dead_jobs, fresh_store, happens, left, soon, until
-
-
-@pytest.fixture
-def store() -> FaultyBackend:
-    return fresh_store()
-
-
-@pytest.fixture
-def jobs(store: FaultyBackend) -> JobQueue:
-    return JobQueue(store)
+from tests.working import at_work, counts, dead_jobs, happens, left, soon, until
 
 
 async def ready_numbers(store: FaultyBackend) -> list[int]:

@@ -12,17 +12,7 @@ from fastjobs import JobQueue, QueueOptions
 from fastjobs import runners as runners_module
 from fastjobs.slots import Word
 from tests.faults import FaultyBackend
-from tests.working import at_work, dead_jobs, fresh_store, happens, left, until
-
-
-@pytest.fixture
-def store() -> FaultyBackend:
-    return fresh_store()
-
-
-@pytest.fixture
-def jobs(store: FaultyBackend) -> JobQueue:
-    return JobQueue(store)
+from tests.working import at_work, dead_jobs, happens, left, until
 
 
 async def only_failure(store: FaultyBackend) -> tuple[str, str, str]:

@@ -12,17 +12,7 @@ from fastjobs.errors import BackendError, SchemaError, StoreUnavailable
 from fastjobs.model import Settlement
 from fastjobs.slots import Word
 from tests.faults import AWAY, FaultyBackend
-from tests.working import at_work, counts, fresh_store, happens, left, until
-
-
-@pytest.fixture
-def store() -> FaultyBackend:
-    return fresh_store()
-
-
-@pytest.fixture
-def jobs(store: FaultyBackend) -> JobQueue:
-    return JobQueue(store)
+from tests.working import at_work, counts, happens, left, until
 
 
 async def test_an_outage_loses_no_job_and_runs_none_twice(store: FaultyBackend, jobs: JobQueue) -> None:

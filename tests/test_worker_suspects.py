@@ -11,17 +11,7 @@ from fastjobs.envelope import decode_job, encode_job
 from fastjobs.model import Entry
 from fastjobs.slots import Word
 from tests.faults import FaultyBackend
-from tests.working import at_work, fresh_store, happens, left, until
-
-
-@pytest.fixture
-def store() -> FaultyBackend:
-    return fresh_store()
-
-
-@pytest.fixture
-def jobs(store: FaultyBackend) -> JobQueue:
-    return JobQueue(store)
+from tests.working import at_work, happens, left, until
 
 
 class Watch:

@@ -42,10 +42,6 @@ def fresh_store() -> FaultyBackend:
     return FaultyBackend(MemoryBackend())
 
 
-def fresh_jobs(store: Store, **options: Any) -> JobQueue:
-    return JobQueue(store, **options)
-
-
 @contextlib.asynccontextmanager
 async def at_work(jobs: JobQueue, store: Store, **options: Any) -> AsyncIterator[Crew]:
     """A worker of *jobs* on *store*. Drained at the end if it still works; what it raises is raised."""
