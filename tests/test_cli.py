@@ -389,7 +389,10 @@ def test_stats_counts_by_queue(run: Run, core: MemoryStore) -> None:
 def test_purge_empties_one_queue(run: Run, core: MemoryStore) -> None:
     run("enqueue", "resize", '{"path": "a"}')
     run("enqueue", "send_mail", '{"to": "you"}')
-    assert run("purge", "mail").output == "1 job of queue mail deleted\n"
+    unasked = run("purge", "mail")
+    assert (unasked.exit_code, len(stored(core, "mail"))) == (2, 1)
+    assert unasked.stderr == "error: nothing was deleted: there is no terminal to ask at; add --yes\n"
+    assert run("purge", "mail", "--yes").output == "1 job of queue mail deleted\n"
     assert len(stored(core)) == 1
     assert stored(core, "mail") == []
 

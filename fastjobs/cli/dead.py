@@ -13,7 +13,7 @@ import msgspec
 from fastjobs import clock
 from fastjobs.cli.fields import build
 from fastjobs.cli.target import open_app, run, target_options
-from fastjobs.cli.terminal import columns_of, plural, printable, table
+from fastjobs.cli.terminal import columns_of, confirm_deletion, plural, printable, table
 from fastjobs.dead import DeadJob, Handled
 from fastjobs.durations import duration_text
 from fastjobs.errors import ConfigError, SerializationError
@@ -147,9 +147,7 @@ def _check_choice(ids: tuple[str, ...], everything: bool, filters: Filters) -> N
 
 def _confirm(filters: Filters) -> None:
     fit = " and ".join(f"{field} {value}" for field, value in filters.items() if value)
-    if not sys.stdin.isatty():
-        raise ConfigError("nothing was deleted: there is no terminal to ask at; add --yes")
-    click.confirm(f"Delete all dead letters{f' of {fit}' if fit else ''} for good?", abort=True, err=True)
+    confirm_deletion(f"Delete all dead letters{f' of {fit}' if fit else ''} for good?")
 
 
 def _report(done: str, handled: Handled) -> None:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
 from fastjobs.cli.target import open_app, run, target_options
-from fastjobs.cli.terminal import plural
+from fastjobs.cli.terminal import confirm_deletion, plural
 
 
 @click.command("purge")
 @click.argument("queue")
-@click.option("--yes", is_flag=True, help="Do not ask (nobody is asked where stdin is no terminal).")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @target_options
 def command(queue: str, yes: bool, app: str | None, app_dir: Path | None, backend: str | None) -> None:
     """Delete the ready and delayed jobs of QUEUE. Running jobs and dead letters stay."""
     jobs = open_app(app, app_dir, backend)
-    if not yes and sys.stdin.isatty():
-        click.confirm(f"Delete all ready and delayed jobs of queue {queue}?", abort=True, err=True)
+    if not yes:
+        confirm_deletion(f"Delete all ready and delayed jobs of queue {queue}?")
     gone = run(jobs, lambda: jobs.purge(queue))
     click.echo(f"{plural(gone, 'job')} of queue {queue} deleted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Final, TextIO
@@ -10,6 +11,7 @@ from typing import Final, TextIO
 import click
 
 from fastjobs import clock
+from fastjobs.errors import ConfigError
 
 REDRAW_S: Final = 0.25
 """The live line is drawn at most so often."""
@@ -60,6 +62,13 @@ def cut(text: str, width: int) -> str:
 def printable(text: str) -> str:
     """*text* in one line and harmless to a terminal: control characters, also those of an escape sequence, become `?`."""
     return "".join(sign if sign.isprintable() else " " if sign.isspace() else "?" for sign in text)
+
+
+def confirm_deletion(question: str) -> None:
+    """Ask, and abort unless told yes. ConfigError where there is no terminal to ask at."""
+    if not sys.stdin.isatty():
+        raise ConfigError("nothing was deleted: there is no terminal to ask at; add --yes")
+    click.confirm(question, abort=True, err=True)
 
 
 class LiveLine:
