@@ -18,7 +18,6 @@ from tests.processes import stores as look
 from tests.processes.driver import SOON_S, Supervised
 from tests.processes.ledger import entry
 
-JOBS = 6_000
 SPEC = "tests.processes.ledger:jobs"
 KILLS = 8
 
@@ -30,7 +29,19 @@ class Fates:
         self.url = url
         self.path = str(path)
         self.random = random.Random(seed)
+        self.accepted = 0
         self.killed: set[int] = set()
+
+    def enqueue(self, count: int) -> None:
+        """Store *count* more jobs; what is accepted is to be found at the end."""
+
+        async def produce() -> int:
+            numbers = range(self.accepted, self.accepted + count)
+            with ledger.jobs.override(self.url):
+                async with ledger.jobs:
+                    return await ledger.jobs.enqueue_many(entry.prepare(n, self.path, 0.05) for n in numbers)
+
+        self.accepted += asyncio.run(produce())
 
     def supervise(self, **options: object) -> Supervised:
         return Supervised(self.url, SPEC, workers=4, worker={"concurrency": 20}, **options)
@@ -74,35 +85,35 @@ def test_no_job_is_lost_and_only_those_of_killed_workers_repeat(store_url: str, 
     print(f"FASTJOBS_TEST_SEED={seed}")
     fates = Fates(store_url, tmp_path / "ledger", seed)
 
-    async def produce() -> int:
-        with ledger.jobs.override(store_url):
-            async with ledger.jobs:
-                return await ledger.jobs.enqueue_many(entry.prepare(n, fates.path, 0.05) for n in range(JOBS))
-
-    assert asyncio.run(produce()) == JOBS
+    fates.enqueue(2_000)
     with fates.supervise() as first:
         for step in range(1, KILLS + 1):  # kill -9, again and again
             fates.until(step * 200, first)
             fates.kill_one(first)
+        fates.enqueue(1_500)
         first.send(signal.SIGHUP)  # new code
         first.expect("up", reloaded=True)
-        fates.until(2_600, first)
+        fates.enqueue(500)
         first.send(signal.SIGTERM)
         assert first.ends() == 0
+    before = fates.finished()
+    fates.enqueue(1_000)
     with fates.supervise() as second:  # SIGINT twice: at once
-        fates.until(3_400, second)
+        fates.until(before + 200, second)
         fates.killed |= {child.pid for child in second.children()}
         second.send(signal.SIGINT)
-        second.log("draining")
+        second.log("stop")
         second.send(signal.SIGINT)
         assert second.ends() in (0, 130)
+    before = fates.finished()
+    fates.enqueue(1_000)
     with fates.supervise() as third:  # everything at once
-        fates.until(4_200, third)
+        fates.until(before + 200, third)
         fates.killed |= {child.pid for child in third.children()}
         third.process.kill()
         third.process.wait(SOON_S)
     with fates.supervise(burst=False) as last:
-        fates.until(JOBS, last)
+        fates.until(fates.accepted, last)
         last.send(signal.SIGTERM)
         assert last.ends() == 0
     balance(fates)
@@ -117,11 +128,12 @@ def balance(fates: Fates) -> None:
             starts[line.job].append(line.pid)
         else:
             finished.add(line.job)
-    assert finished == set(range(JOBS)), f"lost: {sorted(set(range(JOBS)) - finished)[:20]}"
+    assert finished == set(range(fates.accepted)), f"lost: {sorted(set(range(fates.accepted)) - finished)[:20]}"
     unexplained = {job: pids for job, pids in starts.items() if any(pid not in fates.killed for pid in pids[:-1])}
     assert unexplained == {}, "ran twice without a death"
     left = look.stats(fates.url)
     assert left.running == 0
     assert all(queue.ready == queue.delayed == queue.dead == 0 for queue in left.queues)
     assert look.leases(fates.url) == {}
-    print(f"{JOBS} jobs, {len(fates.killed)} workers killed, {sum(len(pids) > 1 for pids in starts.values())} jobs repeated")
+    repeated = sum(len(pids) > 1 for pids in starts.values())
+    print(f"{fates.accepted} jobs, {len(fates.killed)} workers killed, {repeated} jobs repeated")
