@@ -23,6 +23,7 @@ from fastjobs.errors import (
     SchemaError,
     SerializationError,
     StoreUnavailable,
+    TimeLimitExceeded,
     UnknownJobError,
     WorkerError,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "Snooze",
     "Stats",
     "StoreUnavailable",
+    "TimeLimitExceeded",
     "UnknownJobError",
     "WorkerError",
     "WorkerOptions",

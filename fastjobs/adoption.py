@@ -17,8 +17,8 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 from fastjobs import clock
 from fastjobs.backends.base import Backend
 from fastjobs.envelope import decode_job
-from fastjobs.errors import BackendError, SerializationError, StaleCall, StoreUnavailable, WorkerGone
-from fastjobs.execution import MESSAGE_LIMIT, TRACEBACK_LIMIT, TimeLimitExceeded, clean_text, outcome_of, set_aside
+from fastjobs.errors import BackendError, SerializationError, StaleCall, StoreUnavailable, TimeLimitExceeded, WorkerGone
+from fastjobs.execution import MESSAGE_LIMIT, TRACEBACK_LIMIT, clean_text, outcome_of, set_aside
 from fastjobs.ids import id_word
 from fastjobs.model import Entry, Failure, Job, Kind, Outcome, Settlement
 from fastjobs.retry import Verdict, after_failure, after_loss

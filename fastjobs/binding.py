@@ -26,11 +26,11 @@ from fastjobs.signatures import (
     EMPTY,
     check_function,
     context_parameter,
-    is_async,
     parameters_of,
     place_of,
     resolve_all,
     resolve_annotation,
+    wraps_coroutine,
 )
 
 CodecSource = PayloadCodec | Callable[[], PayloadCodec]
@@ -62,7 +62,8 @@ def compile_handler(
         place=place,
         module=inner.__module__ or "",
         qualname=inner.__qualname__,
-        is_async=is_async(function),
+        is_async=inspect.iscoroutinefunction(function),
+        gives_coroutine=wraps_coroutine(function),
     )
 
 
@@ -89,6 +90,7 @@ def compile_job(
         module=cls.__module__,
         qualname=cls.__qualname__,
         is_async=inspect.iscoroutinefunction(execute),
+        gives_coroutine=wraps_coroutine(execute),
         data_is_arguments=False,
     )
 

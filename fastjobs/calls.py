@@ -200,17 +200,17 @@ class JobFunction(Generic[P, Q, R_co]):
         """The job's name."""
         return self.handler.name
 
-    def __call__(self, *args: Q.args, **kwargs: Q.kwargs) -> R_co:
+    def __call__(self, /, *args: Q.args, **kwargs: Q.kwargs) -> R_co:
         return self._function(*args, **kwargs)
 
-    def prepare(self, *args: P.args, **kwargs: P.kwargs) -> Call:
+    def prepare(self, /, *args: P.args, **kwargs: P.kwargs) -> Call:
         """This call as a value, for `enqueue_many` and `jobs.enqueue`.
 
         TypeError for arguments the function does not take, SerializationError for values it does not.
         """
         return self._door.call_of(self.handler, self.handler.encode(args, kwargs), NO_OPTIONS)
 
-    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
+    async def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
         """Store this call as a job; it is accepted when this returns.
 
         Raises as `prepare`, BackendError when the store refuses it, EnqueueUncertain when the store did not answer in time.
@@ -230,15 +230,20 @@ class JobFunction(Generic[P, Q, R_co]):
     if not TYPE_CHECKING:  # to a type checker any attribute would exist then
 
         def __getattr__(self, name: str) -> NoReturn:
-            if name in _FOREIGN:
-                raise AttributeError(f"fastjobs has no .{name}(); write: await {self.handler.name}.enqueue(…)")
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+            raise _no_attribute(self, name, f"{self.handler.name}.enqueue(…)")
 
     def __repr__(self) -> str:
         return f"<JobFunction {self.handler.name} at {self.handler.place}>"
 
 
 _FOREIGN: Final = {"delay", "apply_async", "send", "send_with_options", "kiq", "kicker", "defer", "s", "si", "schedule"}
+
+
+def _no_attribute(of: object, name: str, instead: str) -> AttributeError:
+    """For an attribute that is not there; where other libraries have it, with what to write *instead*."""
+    if name in _FOREIGN:
+        return AttributeError(f"fastjobs has no .{name}(); write: await {instead}")
+    return AttributeError(f"{type(of).__name__!r} object has no attribute {name!r}")
 
 
 class ConfiguredFunction(Generic[P]):
@@ -251,11 +256,16 @@ class ConfiguredFunction(Generic[P]):
         self._door = door
         self._options = options
 
-    def prepare(self, *args: P.args, **kwargs: P.kwargs) -> Call:
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise _no_attribute(self, name, f"{self._handler.name}.options(…).enqueue(…)")
+
+    def prepare(self, /, *args: P.args, **kwargs: P.kwargs) -> Call:
         """As `JobFunction.prepare`, with the options."""
         return self._door.call_of(self._handler, self._handler.encode(args, kwargs), self._options)
 
-    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
+    async def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
         """As `JobFunction.enqueue`, with the options."""
         return await self._door.enqueue_call(self.prepare(*args, **kwargs))
 

@@ -104,7 +104,7 @@ def run_child(task: ChildTask, jobs: JobQueue | None, slots: Slots | None) -> in
         faulthandler.register(signal.SIGUSR2, file=task.pipe_fd, all_threads=True)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STACKS)
     if task.role == "broker":
-        return uvloop.run(_serve(task))
+        return _run_loop(_serve(task))
     if task.directory:
         os.chdir(task.directory)
     if task.role == "describe":
@@ -120,7 +120,7 @@ def run_child(task: ChildTask, jobs: JobQueue | None, slots: Slots | None) -> in
     if task.backend is not None:
         jobs.use(task.backend)
     work = _work if task.role == "worker" else _maintain
-    return uvloop.run(work(task, jobs, slots))
+    return _run_loop(work(task, jobs, slots))
 
 
 def end_with(supervisor: int, life_fd: int) -> None:
@@ -152,6 +152,21 @@ def _connect_streams(task: ChildTask) -> None:
     if task.out_fd >= 0:
         os.dup2(task.out_fd, 1)
         os.dup2(task.err_fd, 2)
+
+
+def _run_loop(work: Coroutine[Any, Any, int]) -> int:
+    """The result of *work* on a fresh loop.
+
+    Not by `uvloop.run`: a task that a handler left behind can raise SystemExit out of the loop, and the clean-up of that would
+    cancel everything and look like an orderly end. So this process ends as if killed there: what ran counts a loss.
+    """
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(work)
+    except (SystemExit, KeyboardInterrupt) as error:
+        log.critical("%s was raised in a task that nobody awaits, and ended this process", type(error).__name__, exc_info=error)
+        leave(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code else EXIT_FAILED)
 
 
 async def _work(task: ChildTask, jobs: JobQueue, slots: Slots) -> int:

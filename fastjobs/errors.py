@@ -13,6 +13,7 @@
     │   ├── StaleCall           a call number that its worker has already passed
     │   └── WorkerGone          the worker was given up or is unknown to the store; its claims belong to others
     ├── NotFoundError           no such dead letter, queue or job
+    ├── TimeLimitExceeded       a run took longer than its time limit (also a TimeoutError); for exception filters
     ├── UnknownJobError         no handler of that name
     └── WorkerError             a worker or supervisor cannot go on
         └── AppImportError      the app's module cannot be imported, or names no JobQueue
@@ -84,6 +85,14 @@ class WorkerGone(BackendError):
 
 class NotFoundError(FastjobsError):
     """No such dead letter, queue or job."""
+
+
+class TimeLimitExceeded(FastjobsError, TimeoutError):
+    """A run took longer than its time limit. It stands in the job's history, and retry policies may name it.
+
+    It is not raised in the handler: that is stopped by a cancellation, in a thread by an exception that only `finally` and
+    `except BaseException` see, as one that `except TimeoutError` caught would keep the handler going.
+    """
 
 
 class UnknownJobError(FastjobsError):

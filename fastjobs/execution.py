@@ -7,7 +7,7 @@ import inspect
 import logging
 import random
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import FrameType, TracebackType
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from fastjobs.claims import OpenClaim
 from fastjobs.context import JobContext, Running
 from fastjobs.durations import duration_text
 from fastjobs.envelope import NewerEnvelope, corrupt_job, encode_job, newer_entry
-from fastjobs.errors import SerializationError, UnknownJobError
+from fastjobs.errors import SerializationError, TimeLimitExceeded, UnknownJobError
 from fastjobs.ids import id_text
 from fastjobs.model import Entry, Failure, Job, Kind, Outcome
 from fastjobs.options import QueueOptions
@@ -39,10 +39,6 @@ TRACEBACK_LIMIT: Final = 4_000
 
 NEWER_DELAY_S: Final = 5.0
 """A job whose envelope only newer workers can read comes back after so long."""
-
-
-class TimeLimitExceeded(Exception):
-    """The run took longer than its time limit."""
 
 
 class Runner(Running):
@@ -68,13 +64,13 @@ class Runner(Running):
         self.deadline = None
         if self.thread is not None:
             assert self.future is not None
-            self.thread.interrupt(self.future, TimeLimitExceeded if reason == "timeout" else Interrupted)
+            self.thread.interrupt(self.future, Interrupted)
         elif self.task is not None:
             self.task.cancel()
 
 
 class Interrupted(BaseException):
-    """Raised in the thread of a sync handler whose worker is told to stop at once."""
+    """Raised in the thread of a sync handler that is to stop, because of its time limit or its worker's end."""
 
 
 def entry_of(job: Job, delay_s: float = 0.0) -> Entry:
@@ -196,7 +192,9 @@ class Execution:
         try:
             if handler.is_async and not handler.options.isolate:
                 context = JobContext(job, self.terms.max_attempts(job, handler), self.state) if handler.wants_ctx else None
-                await handler.call(context, arguments)
+                result = await handler.call(context, arguments)
+                if result is not None:
+                    _refuse_awaitable(handler, result)
             else:
                 await self._run_apart(job, handler, arguments, runner)
         except BaseException as error:
@@ -210,30 +208,30 @@ class Execution:
     async def _run_apart(self, job: Job, handler: Handler, arguments: Any, runner: Runner) -> None:
         """In a thread, or in a task of the job's own."""
         context = JobContext(job, self.terms.max_attempts(job, handler), self.state) if handler.wants_ctx else None
-        if not handler.is_async:
+        result: Any
+        if handler.is_async:
+            result = handler.call(context, arguments)
+        else:
             runner.thread, runner.future = self.threads.start(lambda: handler.call(context, arguments))
             try:
-                _refuse_awaitable(handler, await _to_its_end(runner.future, runner))
+                result = await _to_its_end(runner.future, runner)
             finally:
                 runner.thread = runner.future = None
-            return
-        outer, own = runner.task, asyncio.ensure_future(handler.call(context, arguments))
-        runner.task = own
-        try:
-            await _to_its_end(own, runner)
-        finally:
-            runner.task = outer
+        if handler.is_async or (handler.gives_coroutine and inspect.iscoroutine(result)):
+            result = await (_in_own_task(result, runner) if handler.options.isolate else result)
+        if result is not None:
+            _refuse_awaitable(handler, result)
 
     def _failed(
         self, job: Job, handler: Handler, error: BaseException, runner: Runner, limit_s: float | None, started: float
     ) -> Verdict:
         """The verdict on a run that raised *error*; raises it again if it is a cancellation from outside."""
         kind = "failed"
-        if runner.cancelled_for == "timeout" and isinstance(error, (asyncio.CancelledError, TimeLimitExceeded)):
-            kind, error = "timeout", TimeLimitExceeded(f"still running after its time limit of {duration_text(limit_s or 0)}")
-        elif isinstance(error, (asyncio.CancelledError, Interrupted)):
+        if isinstance(error, (asyncio.CancelledError, Interrupted)) and runner.cancelled_for:
             if runner.cancelled_for == "drain":
                 return Verdict(Kind.RELEASED, job)
+            kind, error = "timeout", TimeLimitExceeded(f"still running after its time limit of {duration_text(limit_s or 0)}")
+        elif isinstance(error, asyncio.CancelledError):
             task = asyncio.current_task()
             if task is not None and task.cancelling() and self.is_cancelled():
                 raise error
@@ -264,12 +262,37 @@ class Execution:
         return verdict
 
 
+async def _in_own_task(call: Awaitable[Any], runner: Runner) -> Any:
+    """The result of *call*, awaited in a task that is stopped in place of the runner's."""
+    outer, own = runner.task, asyncio.ensure_future(_without_exit(call))
+    runner.task = own
+    try:
+        result, exit = await _to_its_end(own, runner)
+    finally:
+        runner.task = outer
+    if exit is not None:
+        raise exit
+    return result
+
+
+async def _without_exit(call: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+    """The result of *call*, or the SystemExit or KeyboardInterrupt it raised.
+
+    A task that ends with one of those raises it out of the whole event loop, whoever awaits the task.
+    """
+    try:
+        return await call, None
+    except (SystemExit, KeyboardInterrupt) as error:
+        return None, error
+
+
 def _refuse_awaitable(handler: Handler, result: object) -> None:
-    """A plain function that returns a coroutine has not done its work: say so rather than call the job done."""
+    """A function that returns a coroutine has not done its work: say so rather than call the job done."""
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()
-        raise TypeError(f"{handler.name} at {handler.place} returned an awaitable that nobody awaited; make it `async def`")
+        hint = "await it there" if handler.is_async else "make it `async def`"
+        raise TypeError(f"{handler.name} at {handler.place} returned an awaitable that nobody awaited; {hint}")
 
 
 async def _to_its_end(future: asyncio.Future[Any], runner: Runner) -> Any:

@@ -37,6 +37,7 @@ class Handler:
         "encode",
         "encode_data",
         "function",
+        "gives_coroutine",
         "is_async",
         "max_attempts",
         "max_losses",
@@ -63,6 +64,7 @@ class Handler:
         module: str,
         qualname: str,
         is_async: bool,
+        gives_coroutine: bool = False,
         data_is_arguments: bool = True,
     ) -> None:
         self.name = name
@@ -72,6 +74,7 @@ class Handler:
         self.module = module
         self.qualname = qualname
         self.is_async = is_async  #: `call` returns an awaitable; otherwise it runs the function
+        self.gives_coroutine = gives_coroutine  #: not async itself, but what it returns may be a coroutine to be awaited
         self.data_is_arguments = data_is_arguments  #: the payload is an object of arguments by name; False: any one value
         self.queue = options.queue or DEFAULT_QUEUE
         self.timeout_s = None if options.timeout is None else duration_s(options.timeout, "job(timeout)")

@@ -41,13 +41,12 @@ def check_function(function: Any) -> None:
         raise ConfigError(f"{where} is a method of {inner.__qualname__.rpartition('.')[0]}; use a function, or a staticmethod")
 
 
-def is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling *function* gives something to await.
+def wraps_coroutine(function: Callable[..., Any]) -> bool:
+    """Whether *function* is a plain wrapper, as decorators make them, around an async function.
 
-    A decorator's plain wrapper around an async function counts as async: taken for a plain one it would be called in a thread
-    and its coroutine never awaited, and so the job done without having run.
+    It may hand on that function's coroutine, or run it by itself: only its result tells.
     """
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(inspect.unwrap(function))
+    return not inspect.iscoroutinefunction(function) and inspect.iscoroutinefunction(inspect.unwrap(function))
 
 
 def parameters_of(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:

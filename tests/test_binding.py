@@ -19,6 +19,7 @@ from fastjobs.binding import compile_handler, compile_job
 from fastjobs.codec import codec
 from fastjobs.context import JobContext
 from fastjobs.errors import ConfigError, SerializationError
+from fastjobs.joblike import Job
 from fastjobs.options import HandlerOptions
 from fastjobs.registry import Handler
 
@@ -184,9 +185,15 @@ def test_async_functions_and_wrapped_ones_are_told_from_plain_ones() -> None:
     async def async_wrapper(*args: Any, **kwargs: Any) -> Any:
         return await inner(*args, **kwargs) + 1
 
-    assert not handler_of(nothing).is_async
-    assert [handler_of(function).is_async for function in (inner, plain_wrapper, async_wrapper)] == [True, True, True]
-    assert asyncio.run(run(handler_of(plain_wrapper), 1)) == 1
+    class Wrapped(Job[int]):
+        @functools.wraps(Job.execute)
+        def execute(self, ctx: JobContext[Any], data: int) -> Any:
+            return inner(data)
+
+    handlers = [handler_of(function) for function in (nothing, inner, plain_wrapper, async_wrapper)]
+    handlers.append(compile_job(Wrapped(), int, HandlerOptions(), CODEC))
+    assert [handler.is_async for handler in handlers] == [False, True, False, True, False]
+    assert [handler.gives_coroutine for handler in handlers] == [False, False, True, False, True]
     assert asyncio.run(run(handler_of(async_wrapper), 1)) == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastjobs import Discard, JobContext, JobQueue, QueueOptions, Retry, RetryPolicy, Snooze
+from fastjobs import Job as JobClass
 from fastjobs.envelope import decode_job, encode_job
 from fastjobs.execution import MESSAGE_LIMIT, TRACEBACK_LIMIT, Execution, Runner, failure_of, outcome_of, set_aside
 from fastjobs.ids import new_id
@@ -389,22 +391,65 @@ def test_a_failure_without_a_traceback_is_kept() -> None:
     assert failure_of(a_job(), "failed", ValueError("no"), "w").traceback == ""
 
 
-async def test_a_plain_wrapper_of_an_async_function_is_awaited() -> None:
+def handing_on(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator whose plain wrapper returns the coroutine."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return call
+
+
+def running(function: Callable[..., Any]) -> Callable[..., Any]:
+    """One whose wrapper runs it to its end by itself."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return asyncio.run(function(*args, **kwargs))
+
+    return call
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+@pytest.mark.parametrize("decorator", [handing_on, running])
+async def test_an_async_function_in_a_plain_wrapper_runs_once(
+    decorator: Callable[[Callable[..., Any]], Callable[..., Any]], isolate: bool
+) -> None:
     jobs, ran = JobQueue("memory://"), []
 
-    def logged(function: Callable[..., Any]) -> Callable[..., Any]:
-        import functools
-
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return function(*args, **kwargs)
-
-        return call
-
-    @jobs.job
-    @logged
+    @jobs.job(isolate=isolate)
+    @decorator
     async def work() -> None:
+        await asyncio.sleep(0)
         ran.append(1)
 
+    class Wrapped(JobClass[int]):
+        @decorator
+        async def execute(self, ctx: JobContext[Any], data: int) -> None:
+            ran.append(data)
+
+    jobs.register_job(Wrapped())
     assert await run(jobs, a_job()) is None
-    assert ran == [1]
+    assert await run(jobs, a_job("Wrapped", payload=b"2")) is None
+    assert ran == [1, 2]
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+async def test_an_async_handler_that_returns_what_it_should_have_awaited_has_failed(isolate: bool) -> None:
+    jobs = JobQueue("memory://")
+
+    async def other() -> None: ...
+
+    @jobs.job(isolate=isolate)
+    async def work() -> Any:
+        return other()
+
+    failure = last(await run(jobs, a_job()))
+    assert failure.message.endswith("returned an awaitable that nobody awaited; await it there")
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), GeneratorExit(), ValueError()])
+async def test_what_an_isolated_handler_raises_becomes_a_verdict_too(error: BaseException) -> None:
+    verdict = await raising(error, isolate=True)
+    assert (verdict.kind, last(verdict).error) == (Kind.RETRY, type(error).__name__)

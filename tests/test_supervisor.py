@@ -170,6 +170,16 @@ def test_a_job_that_kills_its_worker_is_dead_after_its_third_loss_alone(store_ur
 
 
 @socket_only
+def test_a_task_that_ends_its_worker_counts_as_a_loss_of_the_job_that_left_it(store_url: str) -> None:
+    enqueue(store_url, app.exit_beside.prepare())
+    with Supervised(store_url, workers=1, burst=True) as fleet:
+        fleet.log("SystemExit was raised in a task that nobody awaits")
+        assert fleet.ends() == 1
+    [job] = dead(store_url)
+    assert (job.attempts, [failure.error for failure in job.history or ()]) == (0, ["exit code 5"] * 3)
+
+
+@socket_only
 def test_what_a_killed_worker_had_started_dies_with_it(store_url: str) -> None:
     with Supervised(store_url, workers=1, worker={"grace": 0}) as fleet:
         enqueue(store_url, app.leave_child.prepare(1, hold=True))

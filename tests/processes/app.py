@@ -75,6 +75,19 @@ async def kill_worker(ctx: JobContext) -> None:
 
 
 @jobs.job
+async def exit_beside(ctx: JobContext) -> None:
+    """Starts a task that ends the process: nobody awaits it, so it raises out of the worker's event loop."""
+
+    async def leave() -> None:
+        sys.exit(5)
+
+    say("started", job=0, attempt=ctx.attempt, losses=ctx.losses)
+    task = asyncio.create_task(leave())
+    await asyncio.Event().wait()
+    await task
+
+
+@jobs.job
 async def leave_child(n: int, *, hold: bool) -> None:
     """Starts a process that goes on after the handler has ended; with *hold* it does not end."""
     child = subprocess.Popen([sys.executable, "-c", "import signal; print(flush=True); signal.pause()"], stdout=subprocess.PIPE)
