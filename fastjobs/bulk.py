@@ -22,7 +22,12 @@ class _SourceFailed(Exception):
 
 
 async def enqueue_all(producer: Producer, calls: Iterable[Call] | AsyncIterable[Call]) -> int:
-    """Push *calls* in chunks. Returns how many. EnqueueManyError when it stops before the end, with what is known then."""
+    """Push *calls* in chunks. Returns how many. EnqueueManyError when it stops before the end, with what is known then.
+
+    ConfigError for what is no iterable.
+    """
+    if not isinstance(calls, (Iterable, AsyncIterable)):
+        raise ConfigError(f"enqueue_many takes an iterable of prepared calls, f.prepare(…), got {type(calls).__name__}")
     under_way: deque[tuple[asyncio.Task[None], int]] = deque()
     accepted = 0
     source: BaseException | None = None
@@ -50,7 +55,9 @@ async def enqueue_all(producer: Producer, calls: Iterable[Call] | AsyncIterable[
         if under_way:
             await asyncio.wait([task for task, _ in under_way])
     if source is not None:
-        raise EnqueueManyError(f"stopped after {accepted:,} jobs: {source}", accepted=accepted) from source
+        raise EnqueueManyError(
+            f"stopped after {accepted:,} {'job' if accepted == 1 else 'jobs'}: {source}", accepted=accepted
+        ) from source
     return accepted
 
 

@@ -285,6 +285,12 @@ class JobDecorator(Protocol):
     def __call__(self, function: Callable[P, R], /) -> JobFunction[P, P, R]: ...
 
 
+class ContextDecorator(Protocol):
+    """What ``@jobs.job(ctx=True, …)`` returns: the first parameter takes the context, whatever its annotation."""
+
+    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> JobFunction[P, Concatenate[Any, P], R]: ...
+
+
 class PlainDecorator(Protocol):
     """What ``@jobs.job(ctx=False, …)`` returns: every parameter is an argument of the job."""
 

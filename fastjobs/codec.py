@@ -6,7 +6,6 @@ quick way for what both write alike; whatever it does not know or would write di
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -16,9 +15,10 @@ from uuid import UUID
 import msgspec
 from msgspec import inspect as mi
 
-from fastjobs.errors import ConfigError, SerializationError
+from fastjobs.errors import ConfigError
+from fastjobs.payload_errors import model_error
 from fastjobs.payload_types import Hook, Hooks, Traits, examine, is_pydantic, type_name
-from fastjobs.payload_values import ABSENT, ROOT, check_depth, check_sendable, describe, find_unencodable, too_deep
+from fastjobs.payload_values import check_depth, check_sendable, find_unencodable
 
 CodecName: TypeAlias = Literal["orjson", "msgspec"]
 Encode: TypeAlias = Callable[[Any], bytes]
@@ -86,7 +86,7 @@ class PayloadCodec:
 
     def with_types(self, types: Mapping[type, Hook] | None) -> PayloadCodec:
         """This codec with *types* as `codec` takes them. ConfigError for those that are wrong."""
-        return self if not types or types == self.hooks else PayloadCodec(self.name, _checked_hooks({**self.hooks, **types}))
+        return self if not types or types == self.hooks else PayloadCodec(self.name, checked_hooks({**self.hooks, **types}))
 
     def examine(self, kind: Any) -> Traits:
         """What checking values of *kind* takes; NotStorable if payloads cannot have that type."""
@@ -100,7 +100,10 @@ class PayloadCodec:
                 if base in self.hooks:
                     return self.hooks[base][0](value)
         if is_pydantic(cls):
-            return msgspec.Raw(value.model_dump_json(by_alias=True, round_trip=True, warnings="error").encode())
+            try:
+                return msgspec.Raw(value.model_dump_json(by_alias=True, round_trip=True, warnings="error").encode())
+            except ValueError as error:
+                raise ValueError(" ".join(str(error).split())) from error
         for base, plain in _BASES:
             if isinstance(value, base) and cls is not bool:  # bool: the key of a dict, which JSON would give back as str
                 return plain(value)
@@ -116,7 +119,7 @@ class PayloadCodec:
         try:
             return kind.model_validate_json(msgspec.json.encode(value))
         except ValueError as error:
-            raise ValueError(_pydantic_text(error)) from error
+            raise model_error(error) from error
 
     def __repr__(self) -> str:
         return f"<PayloadCodec {self.name}>"
@@ -130,10 +133,13 @@ def codec(name: CodecName = "orjson", *, types: Mapping[type, Hook] | None = Non
     """
     if name not in ("orjson", "msgspec"):
         raise ConfigError(f'codec: must be "orjson" or "msgspec", got {name!r}')
-    return PayloadCodec(name, _checked_hooks(types or {}))
+    return PayloadCodec(name, checked_hooks(types or {}))
 
 
-def _checked_hooks(types: Mapping[type, Hook]) -> Hooks:
+def checked_hooks(types: Mapping[type, Hook]) -> Hooks:
+    """*types* as `codec` takes them. ConfigError for those that are wrong."""
+    if not isinstance(types, Mapping):
+        raise ConfigError(f"codec(types): must be hooks by type, {{Path: (str, Path)}}, got {types!r:.100}")
     for kind, hook in types.items():
         if not isinstance(kind, type):
             raise ConfigError(f"codec(types): each key must be a class, got {kind!r}")
@@ -165,55 +171,3 @@ def _orjson_dumps(thorough: Encode) -> Encode:
         return dumps(value, other, options)
 
     return encode
-
-
-def _pydantic_text(error: ValueError) -> str:
-    """One line for pydantic's many; other errors as they are."""
-    errors = getattr(error, "errors", None)
-    if not callable(errors):
-        return str(error)
-    return "; ".join(f"{'.'.join(map(str, detail['loc'])) or 'value'}: {detail['msg']}" for detail in errors()[:3])
-
-
-_AT: Final = re.compile(r" - at `(?:key in )?([^`]*)`$")
-_FIELD: Final = re.compile(r"^Object (missing required|contains unknown) field (.*)$")
-_GOT: Final = re.compile(r"^Expected (\S+(?: \| \S+)*), got (\S+)$")
-_STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
-
-
-def decode_error(error: Exception, sent: Any = ABSENT) -> SerializationError:
-    """What the typed decoder said, with the path of the field; with the *sent* value in it where that was at hand."""
-    if isinstance(error, RecursionError):
-        return too_deep()
-    if sent is not ABSENT:
-        try:
-            check_sendable(sent)
-        except SerializationError as better:
-            return better
-    text = str(error)
-    at = _AT.search(text)
-    path = at[1] if at else ROOT if isinstance(error, msgspec.ValidationError) else ""
-    text = (text[: at.start()] if at else text).replace("`", "")
-    field = _FIELD.search(text)
-    if field:
-        return SerializationError("missing" if field[1] == "missing required" else "unknown field", path=f"{path}.{field[2]}")
-    found, value = _value_at(sent, path)
-    got = _GOT.match(text)
-    if got:
-        return SerializationError(f"expected {got[1]}, got {describe(value) if found else got[2]}", path=path)
-    shown = f" (it is {describe(value)})" if found else ""
-    if text[1:2].islower():
-        text = text[0].lower() + text[1:]
-    return SerializationError(f"{text}{shown}", path=path)
-
-
-def _value_at(value: Any, path: str) -> tuple[bool, Any]:
-    """Whether *value* has something at *path*, and what."""
-    if value is ABSENT or _STEP.sub("", path) != ROOT:  # "[...]" in it: msgspec does not name keys
-        return False, None
-    for name, index in _STEP.findall(path):
-        try:
-            value = value[int(index)] if index else value[name] if isinstance(value, Mapping) else getattr(value, name)
-        except (LookupError, AttributeError, TypeError):
-            return False, None
-    return True, value

@@ -9,7 +9,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic
 
 from fastjobs import clock
-from fastjobs.ids import id_text, new_id
+from fastjobs.durations import epoch_s
+from fastjobs.ids import id_text, new_id, parse_id
 from fastjobs.model import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE, ENVELOPE_VERSION, Failure, Job
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class JobContext(Generic[S]):
         cls,
         *,
         state: Any = None,
-        job_id: bytes | None = None,
+        job_id: str | None = None,
         name: str = "test",
         queue: str = DEFAULT_QUEUE,
         attempt: int = 1,
@@ -106,9 +107,10 @@ class JobContext(Generic[S]):
         created_at: datetime | None = None,
         last_error: Failure | None = None,
     ) -> JobContext[Any]:
-        """A context to call a handler with in a unit test."""
-        created = clock.wall() if created_at is None else created_at.timestamp()
-        job = Job(ENVELOPE_VERSION, DEFAULT_PRIORITY, job_id or new_id(), name, queue, b"{}", created)
+        """A context to call a handler with in a unit test. ValueError for an id or time that a job cannot have."""
+        created = clock.wall() if created_at is None else epoch_s(created_at, "for_test(created_at)")
+        id = new_id() if job_id is None else parse_id(job_id)
+        job = Job(ENVELOPE_VERSION, DEFAULT_PRIORITY, id, name, queue, b"{}", created)
         job.attempts, job.losses = attempt - 1, losses
         job.history = None if last_error is None else [last_error]
         return JobContext(job, max_attempts, state)

@@ -16,7 +16,7 @@ from fastjobs.errors import BackendError, SerializationError, StoreUnavailable
 from fastjobs.execution import Execution, Runner, outcome_of, set_aside
 from fastjobs.maintenance import EmbeddedMaintenance
 from fastjobs.model import Job, Kind, Outcome, Settlement
-from fastjobs.options import WorkerOptions
+from fastjobs.options import WorkerOptions, check_queues
 from fastjobs.retry import Verdict
 from fastjobs.slots import Slots, Word, lease_name, worker_id
 from fastjobs.terms import Terms
@@ -46,7 +46,7 @@ async def process_one(app: LocalApp, backend: Backend, queues: Sequence[str] | N
     app.load()
     options = app.worker_options
     worker = worker_id(lease := lease_name(options.lease_ttl_s), 1, 0)
-    names = tuple(queues or options.queues or app.registry.queues())
+    names = check_queues(queues) if queues is not None else tuple(options.queues or app.registry.queues())
     await _repeatedly(lambda: backend.register(worker))
     try:
         claimed = await _repeatedly(lambda: backend.exchange(worker, 1, [], names, 1))

@@ -21,6 +21,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 
@@ -69,6 +70,9 @@ class EnqueueManyError(BackendError):
         super().__init__(message)
         self.accepted = accepted
         self.uncertain = uncertain
+
+    def __reduce__(self) -> tuple[object, ...]:  # out of a process pool
+        return functools.partial(type(self), accepted=self.accepted, uncertain=self.uncertain), self.args
 
 
 class SchemaError(BackendError):

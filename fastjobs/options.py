@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -24,6 +24,16 @@ def check_name(name: object, field: str) -> str:
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable() or " " in name:
         raise ConfigError(f"{field}: must be 1 to {MAX_NAME} printable characters without spaces, got {name!r:.250}")
     return name
+
+
+def check_queues(queues: object) -> tuple[str, ...]:
+    """*queues* as a tuple of names, each once. ConfigError if it is none, or empty."""
+    if isinstance(queues, str) or not isinstance(queues, Iterable):
+        raise ConfigError(f'queues: must be a list of queue names, ["mail", "video"], got {queues!r:.250}')
+    names = tuple(dict.fromkeys(check_name(queue, "queues") for queue in queues))
+    if not names:
+        raise ConfigError("queues: name at least one queue")
+    return names
 
 
 def check_int(value: object, field: str, low: int, high: int, hint: str = "") -> None:
@@ -90,7 +100,7 @@ class HandlerOptions:
     timeout: Duration | None = None
     retry: RetryPolicy | None = None
     max_losses: int | None = None
-    ctx: bool | None = None  #: False: the first parameter is no JobContext although annotated Any or object
+    ctx: bool | None = None  #: True: the first parameter, Any or without annotation, is the JobContext; False: it is not
     check: bool = True  #: False: arguments are not decoded again at the enqueue to check them
     isolate: bool = False  #: True: each run in a task of its own, for libraries keyed by the current task
 
@@ -123,7 +133,7 @@ class WorkerOptions:
     """Options of one worker process."""
 
     concurrency: int = 100  #: jobs at once per process, 1 to 10,000
-    queues: tuple[str, ...] | None = None  #: queues to serve; default: those of the registered handlers
+    queues: Sequence[str] | None = None  #: queues to serve; default: those of the registered handlers
     grace: Duration = 25.0  #: to finish what runs after SIGTERM (Kubernetes kills at 30)
     batch: int = 1_000  #: most jobs of one claim, 1 to 10,000
     lease_ttl: Duration = 15.0  #: after this long without renewal, seen by others, the worker's jobs are theirs
@@ -145,13 +155,7 @@ class WorkerOptions:
         if self.unknown not in ("wait", "dead"):
             raise ConfigError(f'unknown: must be "wait" or "dead", got {self.unknown!r}')
         if self.queues is not None:
-            if isinstance(self.queues, str) or not isinstance(self.queues, Iterable):
-                raise ConfigError(f'queues: must be a list of queue names, ["mail", "video"], got {self.queues!r}')
-            object.__setattr__(self, "queues", tuple(self.queues))
-            if not self.queues:
-                raise ConfigError("queues: name at least one queue")
-            for queue in self.queues:
-                check_name(queue, "queues")
+            object.__setattr__(self, "queues", check_queues(self.queues))
 
     @property
     def grace_s(self) -> float:

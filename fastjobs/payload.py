@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from fastjobs.codec import PayloadCodec, decode_error
+from fastjobs.codec import PayloadCodec
 from fastjobs.errors import SerializationError
+from fastjobs.payload_errors import decode_error
 from fastjobs.payload_types import Traits
 from fastjobs.payload_values import (
     ROOT,
@@ -61,11 +62,11 @@ class Payload:
         try:
             return self.read(payload)
         except Exception as error:
-            raise self.named(decode_error(error)) from error
+            raise self.named(decode_error(error, payload, self.read)) from error
 
     def explain(self, error: Exception, sent: Any) -> SerializationError:
         """Why the decoder refused what was *sent*."""
-        return self.named(decode_error(error, sent))
+        return self.named(decode_error(error, self._codec.encode_unchecked(sent), self.read, sent))
 
     def check_depth(self, payload: bytes) -> None:
         """SerializationError if *payload* is nested too deeply."""

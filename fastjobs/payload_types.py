@@ -102,7 +102,8 @@ def examine(kind: Any, hooks: Hooks) -> Traits:
         info = mi.type_info(kind)
     except (TypeError, ValueError, NameError, AttributeError, RecursionError) as error:
         reason = str(error).replace("`", "").removesuffix(f" - type {type_name(kind)} is not supported")
-        raise NotStorable(f"{type_name(kind)} cannot be stored: {reason}") from error
+        hint = "; use msgspec Structs with tag=True" if "may not contain more than one" in reason else ""
+        raise NotStorable(f"{type_name(kind)} cannot be stored: {reason}{hint}") from error
     walk = _Walk(hooks)
     walk.visit(info, "")
     return walk.traits

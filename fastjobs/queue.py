@@ -21,6 +21,7 @@ from fastjobs.calls import (
     MAX_PAYLOAD_BYTES,
     NO_OPTIONS,
     Call,
+    ContextDecorator,
     EnqueueKeywords,
     HandlerKeywords,
     JobDecorator,
@@ -30,13 +31,14 @@ from fastjobs.calls import (
     PlainDecorator,
     make_options,
 )
-from fastjobs.codec import CodecName, PayloadCodec
+from fastjobs.codec import CodecName, PayloadCodec, checked_hooks
 from fastjobs.codec import codec as codec_named
 from fastjobs.context import JobContext
 from fastjobs.dead import DeadLetters
 from fastjobs.durations import Duration, duration_s
 from fastjobs.embedded import process_one, run_worker
 from fastjobs.errors import ConfigError, SerializationError
+from fastjobs.habits import refuse_foreign
 from fastjobs.joblike import Data, Job, data_type
 from fastjobs.local import local_store
 from fastjobs.model import Stats
@@ -89,16 +91,17 @@ class JobQueue:
             raise ConfigError(f"JobQueue(backend): must be a URL or a backend, got {type(backend).__name__}")
         if isinstance(include, str):
             raise ConfigError(f'JobQueue(include): must be a list of module names, got the text {include!r}; use ["{include}"]')
+        if not all(isinstance(module, str) for module in include):
+            raise ConfigError(f'JobQueue(include): must be a list of module names, ["shop.mail"], got {include!r:.100}')
+        if queues is not None and not isinstance(queues, Mapping):
+            raise ConfigError(f'JobQueue(queues): must be options by name, {{"mail": QueueOptions(…)}}, got {queues!r:.100}')
         for name, value in (queues or {}).items():
             check_name(name, "JobQueue(queues)")
             if not isinstance(value, QueueOptions):
                 raise ConfigError(f"JobQueue(queues): {name!r} needs QueueOptions(…), got {value!r:.100}")
         if worker is not None and not isinstance(worker, WorkerOptions):
             raise ConfigError(f"JobQueue(worker): must be WorkerOptions(…), got {worker!r:.100}")
-        if lifespan is not None and not callable(lifespan):
-            raise ConfigError(
-                f"JobQueue(lifespan): must be a function that gives an async context manager, got {lifespan!r:.100}"
-            )
+        _check_lifespan(lifespan)
         if codec not in (None, "orjson", "msgspec"):
             raise ConfigError(f'JobQueue(codec): must be "orjson" or "msgspec", got {codec!r:.100}')
         self.registry = Registry()
@@ -109,7 +112,7 @@ class JobQueue:
         self.module = caller_module()
         self._backend = backend
         self._codec_name = codec
-        self._types = types
+        self._types = None if types is None else checked_hooks(types)
         self._codec: PayloadCodec | None = None
         self.max_payload_bytes = max_payload_bytes
         self._enqueue_timeout_s = min(duration_s(enqueue_timeout, "JobQueue(enqueue_timeout)"), 300.0)
@@ -129,6 +132,8 @@ class JobQueue:
     def job(self, function: Callable[P, R], /) -> JobFunction[P, P, R]: ...
     @overload
     def job(self, /, *, ctx: Literal[False], **options: Unpack[HandlerKeywords]) -> PlainDecorator: ...
+    @overload
+    def job(self, /, *, ctx: Literal[True], **options: Unpack[HandlerKeywords]) -> ContextDecorator: ...
     @overload
     def job(self, /, **options: Unpack[HandlerKeywords]) -> JobDecorator: ...
     def job(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
@@ -151,6 +156,8 @@ class JobQueue:
         if not isinstance(job, Job):
             hint = f"{job.__name__}()" if isinstance(job, type) else "an instance of a Job class"
             raise ConfigError(f"register_job: give it {hint}; for a function use @jobs.job")
+        if type(job).execute is Job.execute:
+            raise ConfigError(f"register_job: {type(job).__qualname__} must define: async def execute(self, ctx, data)")
         checked = _handler_options("register_job", options)
         if checked.name is None:
             checked = replace(checked, name=_name_of(job))
@@ -223,14 +230,19 @@ class JobQueue:
         **keywords: Unpack[EnqueueKeywords],
     ) -> JobHandle: ...
     async def enqueue(
-        self, job: JobName | Call, data: Any = None, options: EnqueueOptions | None = None, **keywords: Unpack[EnqueueKeywords]
+        self,
+        job: JobName | Call,
+        data: Any = None,
+        options: EnqueueOptions | None = None,
+        *rest: object,
+        **keywords: Unpack[EnqueueKeywords],
     ) -> JobHandle:
         """Store one job; it is accepted when this returns. *job*: a prepared call, a name, a `Job` class, a function.
 
         Options as an `EnqueueOptions` or as keywords. Raises ConfigError, SerializationError and TypeError for bad input,
         BackendError when the store refuses it, EnqueueUncertain when the store did not answer in time.
         """
-        return await self.enqueue_call(self.make_call(job, data, options, keywords))
+        return await self.enqueue_call(self.make_call(job, data, options, rest, keywords))
 
     async def enqueue_many(self, calls: Iterable[Call] | AsyncIterable[Call]) -> int:
         """Store prepared calls from any iterable or async iterable, in chunks, in constant memory. Returns how many.
@@ -244,12 +256,16 @@ class JobQueue:
         """Enqueue from plain code without an event loop: ``jobs.sync.enqueue(f.prepare(…))``."""
         return self._sync
 
-    def make_call(self, job: JobName | Call, data: Any, options: EnqueueOptions | None, keywords: EnqueueKeywords) -> Call:
+    def make_call(
+        self,
+        job: JobName | Call,
+        data: Any,
+        options: EnqueueOptions | None,
+        rest: tuple[object, ...],
+        keywords: EnqueueKeywords,
+    ) -> Call:
         """What `enqueue` was given as a call. ConfigError shows the right way for calls as other libraries take them."""
-        if isinstance(job, JobFunction) and (
-            (data is not None and not isinstance(data, Mapping)) or keywords.keys() - EnqueueOptions.__dataclass_fields__.keys()
-        ):
-            raise ConfigError(f"enqueue: use {job.name}.enqueue(…) with its arguments, or enqueue({job.name}.prepare(…))")
+        refuse_foreign(job, data, rest, keywords)
         if options is not None and not isinstance(options, EnqueueOptions):
             raise ConfigError(f"enqueue: options must be EnqueueOptions(…) or keywords, got {options!r:.100}")
         if keywords:
@@ -260,10 +276,6 @@ class JobQueue:
             if data is not None or options is not None:
                 raise ConfigError("enqueue: a prepared call has its arguments and options; use f.options(…).prepare(…)")
             return job
-        if inspect.iscoroutine(job):
-            name = job.__name__
-            job.close()
-            raise ConfigError(f"enqueue: got the coroutine of {name}(…), which has been called already; use {name}.enqueue(…)")
         return self._prepare(job, data, options)
 
     def call_of(self, handler: Handler | None, payload: bytes, options: EnqueueOptions, *, name: str | None = None) -> Call:
@@ -290,9 +302,6 @@ class JobQueue:
             return job.handler
         if isinstance(job, Job) or (isinstance(job, type) and issubclass(job, Job)):
             return self._handler_of_class(job if isinstance(job, type) else type(job))
-        if callable(job):
-            name = getattr(job, "__name__", repr(job))
-            raise ConfigError(f"enqueue: {name} is no job; decorate it with @jobs.job, then: await {name}.enqueue(…)")
         raise ConfigError(f"enqueue: a job is named by its function, class or name, got {type(job).__name__}")
 
     def _handler_of_class(self, kind: type[Job[Any]]) -> Handler | None:
@@ -406,6 +415,19 @@ def codec_from_environment() -> CodecName:
     if name not in ("orjson", "msgspec"):
         raise ConfigError(f'{CODEC_VARIABLE}: must be "orjson" or "msgspec", got {name!r}')
     return cast(CodecName, name)
+
+
+def _check_lifespan(lifespan: object) -> None:
+    """ConfigError unless *lifespan* is None or may give an async context manager."""
+    if lifespan is None:
+        return
+    odd = (inspect.isasyncgenfunction, inspect.isgeneratorfunction, inspect.iscoroutinefunction)
+    if not callable(lifespan) or any(is_odd(lifespan) for is_odd in odd):
+        hint = "decorate it with @contextlib.asynccontextmanager" if inspect.isasyncgenfunction(lifespan) else ""
+        raise ConfigError(
+            f"JobQueue(lifespan): must be a function that gives an async context manager, got {lifespan!r:.100}"
+            + (f"; {hint}" if hint else "")
+        )
 
 
 def _handler_options(where: str, options: Mapping[str, Any]) -> HandlerOptions:

@@ -7,10 +7,10 @@ through `after_unknown`. Each returns a `Verdict`: the kind of outcome, the job 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from random import Random
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 import msgspec
 
@@ -19,7 +19,8 @@ from fastjobs.envelope import header, with_header
 from fastjobs.errors import ConfigError
 from fastjobs.model import DEFAULT_MAX_ATTEMPTS, SUSPECT_LOSSES, Failure, Job, Kind
 
-ExceptionTypes: TypeAlias = tuple[type[BaseException], ...]
+ExceptionTypes: TypeAlias = type[BaseException] | Collection[type[BaseException]]
+"""One exception type, or several."""
 
 HISTORY_LIMIT = 25
 """Failures kept with a job: the first and the latest ones. More than the default number of attempts."""
@@ -56,8 +57,14 @@ class Snooze(Exception):
         super().__init__(reason)
         self.delay_s = duration_s(delay, "Snooze(delay)")
 
+    def __reduce__(self) -> tuple[type[Snooze], tuple[float, str]]:  # out of a process pool
+        return Snooze, (self.delay_s, str(self))
 
-def _exception_types(given: object, field: str) -> ExceptionTypes:
+
+_Kinds: TypeAlias = tuple[type[BaseException], ...]
+
+
+def _exception_types(given: object, field: str) -> _Kinds:
     """One exception type or a collection of them as a tuple, as `isinstance` takes it. ConfigError for anything else."""
     kinds = tuple(given) if isinstance(given, Iterable) and not isinstance(given, type) else (given,)
     if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
@@ -114,9 +121,10 @@ class RetryPolicy:
 
     def retries(self, error: BaseException) -> bool:
         """Whether *error* is one that this policy retries."""
-        if isinstance(error, self.dead_on):
+        dead_on, retry_on = cast(_Kinds, self.dead_on), cast(_Kinds | None, self.retry_on)  # as __post_init__ leaves them
+        if isinstance(error, dead_on):
             return False
-        return self.retry_on is None or isinstance(error, self.retry_on)
+        return retry_on is None or isinstance(error, retry_on)
 
 
 DEFAULT_POLICY = RetryPolicy()

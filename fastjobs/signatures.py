@@ -50,9 +50,14 @@ def wraps_coroutine(function: Callable[..., Any]) -> bool:
 
 
 def parameters_of(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
-    """The parameters of *function*, annotations as written. ConfigError for `*args` and `**kwargs`."""
+    """The parameters of *function*, annotations as written. ConfigError for `*args`, `**kwargs` and names like `__x`."""
     parameters = list(inspect.signature(function).parameters.values())
     for parameter in parameters:
+        if parameter.name.startswith("__") and not parameter.name.endswith("__"):
+            raise ConfigError(
+                f"{name}({parameter}) at {place_of(function)}: a stored argument's name cannot begin with two underscores, "
+                f"as Python changes such names in classes"
+            )
         if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
             raise ConfigError(
                 f"{name}({parameter}) at {place_of(function)}: a job's arguments are stored by name and checked, "
@@ -101,7 +106,7 @@ def _names_context(function: Callable[..., Any], annotation: Any) -> bool:
     if not isinstance(annotation, str) or "[" not in annotation:
         return False
     try:
-        return _is_context(resolve_annotation(function, annotation.partition("[")[0]))
+        return _is_context(resolve_annotation(function, annotation.strip("'\"").partition("[")[0]))
     except Exception:
         return False
 

@@ -20,7 +20,14 @@ T = TypeVar("T")
 class Jobs(Protocol):
     """What the door needs of its JobQueue."""
 
-    def make_call(self, job: JobName | Call, data: Any, options: EnqueueOptions | None, keywords: EnqueueKeywords) -> Call: ...
+    def make_call(
+        self,
+        job: JobName | Call,
+        data: Any,
+        options: EnqueueOptions | None,
+        rest: tuple[object, ...],
+        keywords: EnqueueKeywords,
+    ) -> Call: ...
     async def enqueue_call(self, call: Call) -> JobHandle: ...
     async def enqueue_many(self, calls: Iterable[Call]) -> int: ...
     async def stats(self) -> Stats: ...
@@ -59,10 +66,15 @@ class SyncDoor:
         **keywords: Unpack[EnqueueKeywords],
     ) -> JobHandle: ...
     def enqueue(
-        self, job: JobName | Call, data: Any = None, options: EnqueueOptions | None = None, **keywords: Unpack[EnqueueKeywords]
+        self,
+        job: JobName | Call,
+        data: Any = None,
+        options: EnqueueOptions | None = None,
+        *rest: object,
+        **keywords: Unpack[EnqueueKeywords],
     ) -> JobHandle:
         """As `JobQueue.enqueue`."""
-        return self._run(self._jobs.enqueue_call(self._jobs.make_call(job, data, options, keywords)))
+        return self._run(self._jobs.enqueue_call(self._jobs.make_call(job, data, options, rest, keywords)))
 
     def enqueue_many(self, calls: Iterable[Call]) -> int:
         """As `JobQueue.enqueue_many`. The iterable is read in the door's thread."""

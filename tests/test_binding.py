@@ -458,3 +458,35 @@ def test_a_job_class_with_a_wrong_execute_is_refused() -> None:
     with pytest.raises(ConfigError, match=re.escape("Wrong.execute at ")) as refused:
         compile_job(Wrong(), int, HandlerOptions(), CODEC)
     assert "(self, ctx, data)" in str(refused.value)
+
+
+def test_a_parameter_that_python_would_rename_is_refused_with_its_place() -> None:
+    def odd(a: int, __y=1) -> None: ...  # type: ignore[no-untyped-def]
+
+    with pytest.raises(ConfigError, match=r"odd\(__y=1\) at tests/test_binding.py:\d+: .* two underscores"):
+        handler_of(odd)
+
+
+def test_a_quoted_context_whose_state_only_type_checkers_import_is_a_context() -> None:
+    async def quoted(ctx: "JobContext[Pool]", number: int) -> None: ...  # noqa: UP037 - the quotes are what is tested
+
+    handler = handler_of(quoted)
+    handler.resolve()
+    assert handler.wants_ctx
+
+
+@dataclass
+class One:
+    a: int
+
+
+@dataclass
+class Two:
+    b: int
+
+
+def test_a_union_of_dataclasses_is_refused_with_a_way_out() -> None:
+    def either(value: One | Two) -> None: ...
+
+    with pytest.raises(ConfigError, match="use msgspec Structs with tag=True"):
+        handler_of(either).resolve()

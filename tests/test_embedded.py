@@ -9,10 +9,11 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
-from fastjobs import JobContext, JobQueue, Retry, WorkerOptions
+from fastjobs import ConfigError, JobContext, JobQueue, Retry, WorkerOptions
 from fastjobs.envelope import decode_job
 from fastjobs.ids import new_id
 from fastjobs.model import Entry
@@ -20,6 +21,12 @@ from tests.faults import FaultyBackend
 from tests.working import beneath, counts, dead_jobs, happens, left, soon
 
 # -- process_one
+
+
+@pytest.mark.parametrize("queues", ["mail", [5], []])
+async def test_queues_that_are_no_list_of_names_are_refused(jobs: JobQueue, queues: Any) -> None:
+    with pytest.raises(ConfigError, match="queues"):
+        await jobs.process_one(queues)
 
 
 async def test_one_job_is_run_and_gone(store: FaultyBackend, jobs: JobQueue) -> None:

@@ -253,3 +253,9 @@ async def test_the_async_generator_is_closed_whatever_happens(store: FaultyBacke
     failure = None if task.cancelled() else task.exception()
     assert closed.is_set()
     assert isinstance(failure, EnqueueManyError) or how == "cancelled"
+
+
+@pytest.mark.parametrize("calls", [5, None, object()])
+async def test_what_is_no_iterable_is_refused(jobs: JobQueue, calls: object) -> None:
+    with pytest.raises(ConfigError, match="an iterable of prepared calls"):
+        await jobs.enqueue_many(calls)  # type: ignore[arg-type]

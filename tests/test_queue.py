@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,13 +19,19 @@ import pytest
 import fastjobs
 from fastjobs import (
     ConfigError,
+    Discard,
+    EnqueueManyError,
     EnqueueOptions,
+    EnqueueUncertain,
     Job,
     JobContext,
     JobQueue,
     QueueOptions,
+    Retry,
     RetryPolicy,
     SerializationError,
+    Snooze,
+    TimeLimitExceeded,
     WorkerOptions,
 )
 from fastjobs.backends.memory import MemoryBackend
@@ -174,6 +181,51 @@ def test_registering_a_class_instead_of_an_instance_shows_what_to_write(jobs: Jo
         jobs.register_job(Resize(), tries=3)  # type: ignore[call-arg]
 
 
+def test_a_class_without_execute_is_refused_when_it_is_registered(jobs: JobQueue) -> None:
+    class Empty(Job[ResizeData]):
+        async def exceute(self, ctx: JobContext, data: ResizeData) -> None: ...
+
+    with pytest.raises(ConfigError, match="Empty must define: async def execute"):
+        jobs.register_job(Empty())
+
+
+async def test_a_parameter_may_be_called_self(store: FaultyBackend, jobs: JobQueue) -> None:
+    @jobs.job
+    async def resize(number: int, self: str) -> None: ...
+
+    await resize.enqueue(1, self="a")
+    await resize.options(priority=1).enqueue(2, self="b")
+    assert [payload(job)["self"] for job in await stored(store)] == ["a", "b"]
+
+
+def test_a_context_for_tests_takes_an_id_and_a_time_as_users_have_them() -> None:
+    id, moment = "0192a3b4-c5d6-7e8f-9a0b-1c2d3e4f5061", datetime(2026, 11, 24, tzinfo=UTC)
+    ctx = JobContext.for_test(job_id=id, created_at=moment)
+    assert (ctx.job_id, ctx.created_at) == (id, moment)
+    with pytest.raises(ValueError, match="not a job id"):
+        JobContext.for_test(job_id="abc")
+    with pytest.raises(ConfigError, match="created_at"):
+        JobContext.for_test(created_at=datetime(2026, 11, 24))  # noqa: DTZ001 - what is refused
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Retry("busy", after=5),
+        Discard("gone"),
+        Snooze("5s", "later"),
+        EnqueueManyError("stopped", accepted=3, uncertain=2),
+        EnqueueUncertain("lost", job_ids=["a"]),
+        SerializationError("bad", path="$.a"),
+        TimeLimitExceeded("late"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_our_exceptions_come_out_of_a_process_pool_whole(error: Exception) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
+
+
 async def test_a_handle_may_be_passed_to_enqueue_with_its_arguments_by_name(store: FaultyBackend, jobs: JobQueue) -> None:
     @jobs.job
     async def resize(path: str) -> None: ...
@@ -306,7 +358,7 @@ async def test_an_option_that_does_not_exist_is_refused_with_those_that_do(jobs:
     @jobs.job
     async def work() -> None: ...
 
-    for call in (lambda: work.options(**options), lambda: jobs.make_call("work", {}, None, options)):  # type: ignore[arg-type]
+    for call in (lambda: work.options(**options), lambda: jobs.make_call("work", {}, None, (), options)):  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="max_attempts"):
             call()
     with pytest.raises(ConfigError, match="there are: name, queue"):
@@ -331,8 +383,11 @@ def test_the_calls_of_other_libraries_show_the_right_one(jobs: JobQueue, idiom: 
 
     with pytest.raises(AttributeError, match=r"await resize\.enqueue"):
         getattr(resize, idiom)("a.png")
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        resize.nonsense  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(AttributeError, match=r"await resize\.options\(…\)\.enqueue"):
+        getattr(resize.options(priority=1), idiom)("a.png")
+    for thing in (resize, resize.options(priority=1)):
+        with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+            thing.nonsense  # type: ignore[attr-defined]  # noqa: B018
 
 
 async def test_a_coroutine_is_refused_with_the_right_call_and_no_warning(jobs: JobQueue) -> None:
@@ -341,6 +396,9 @@ async def test_a_coroutine_is_refused_with_the_right_call_and_no_warning(jobs: J
 
     with pytest.raises(ConfigError, match=r"use resize\.enqueue"):
         await jobs.enqueue(resize("a.png"))  # type: ignore[arg-type]
+    for twice in (resize.enqueue("a.png"), resize.options(priority=1).enqueue("a.png"), jobs.enqueue("resize", {"path": "a"})):
+        with pytest.raises(ConfigError, match="stores the job by itself: await it"):
+            await jobs.enqueue(twice)  # type: ignore[call-overload]
 
 
 async def test_a_function_that_is_no_job_is_refused_with_what_to_do(jobs: JobQueue) -> None:
@@ -349,6 +407,8 @@ async def test_a_function_that_is_no_job_is_refused_with_what_to_do(jobs: JobQue
     for thing in (plain, lambda: None, print):
         with pytest.raises(ConfigError, match=r"@jobs\.job"):
             await jobs.enqueue(thing)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=r"@jobs\.job"):
+            await jobs.enqueue(thing, seconds=1)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(
@@ -358,8 +418,9 @@ async def test_a_function_that_is_no_job_is_refused_with_what_to_do(jobs: JobQue
         lambda jobs, f: jobs.enqueue(f, "a.png", 400),
         lambda jobs, f: jobs.enqueue(f, path="a.png"),
         lambda jobs, f: jobs.enqueue(f, path="a.png", width=400),
+        lambda jobs, f: jobs.enqueue(f, "a.png", 400, 5, 6),
     ],
-    ids=["one", "two", "keyword", "keywords"],
+    ids=["one", "two", "keyword", "keywords", "many"],
 )
 async def test_arguments_given_as_in_rq_get_the_right_call_shown(jobs: JobQueue, call: Callable[..., Any]) -> None:
     @jobs.job
@@ -373,6 +434,14 @@ async def test_arguments_given_as_in_rq_get_the_right_call_shown(jobs: JobQueue,
 async def test_options_that_are_none_are_refused(jobs: JobQueue, options: Any) -> None:
     with pytest.raises(ConfigError, match="EnqueueOptions"):
         await jobs.enqueue("work", {}, options)
+
+
+async def test_more_than_a_job_its_data_and_options_is_refused(jobs: JobQueue) -> None:
+    with pytest.raises(ConfigError, match="got 1 more: "):
+        await jobs.enqueue("work", {}, None, "mail")  # type: ignore[call-overload]
+    with pytest.raises(ConfigError, match="got 1 more: "):
+        await asyncio.to_thread(jobs.sync.enqueue, "work", {}, None, "mail")
+    jobs.sync.close()
 
 
 @pytest.mark.parametrize("thing", [5, None, b"work", ["work"], object()])
@@ -390,6 +459,11 @@ async def test_a_bad_job_name_is_refused(jobs: JobQueue, name: str) -> None:
 # -- the queue itself
 
 
+async def bare_lifespan() -> AsyncIterator[None]:
+    """Its decorator was forgotten."""
+    yield
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -402,6 +476,11 @@ async def test_a_bad_job_name_is_refused(jobs: JobQueue, name: str) -> None:
         ({"queues": {"mail": None}}, "QueueOptions"),
         ({"worker": {"concurrency": 5}}, "WorkerOptions"),
         ({"lifespan": 5}, "lifespan"),
+        ({"lifespan": bare_lifespan}, "asynccontextmanager"),
+        ({"include": [5]}, "include"),
+        ({"queues": ["mail"]}, "queues"),
+        ({"types": {"Path": str}}, "types"),
+        ({"types": 5}, "types"),
         ({"codec": "pickle"}, "codec"),
         ({"max_payload_bytes": 0}, "max_payload_bytes"),
         ({"max_payload_bytes": None}, "max_payload_bytes"),

@@ -9,7 +9,7 @@ import inspect
 import re
 import textwrap
 import types
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -97,7 +97,7 @@ def _option(owner: type, field: dataclasses.Field[Any], hint: Any, name: str, en
     attributes: dict[str, Any] = {"default": None}
     if bool in kinds:
         flag = f"{flag}/--no-{flag[2:]}"
-    elif any(get_origin(kind) is tuple for kind in kinds):
+    elif any(get_origin(kind) is Sequence for kind in kinds):
         flag = PLURALS[name]
         attributes |= {"multiple": True, "metavar": "NAME"}
     elif literal := next((kind for kind in kinds if get_origin(kind) is Literal), None):

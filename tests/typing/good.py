@@ -21,6 +21,7 @@ from fastjobs import (
     QueueOptions,
     RetryPolicy,
     Stats,
+    TimeLimitExceeded,
     WorkerOptions,
 )
 
@@ -181,6 +182,18 @@ def from_plain_code() -> None:
 def kept(function: JobFunction[[str], [str], Coroutine[Any, Any, None]]) -> None:
     """A handle's type can be written down."""
     function.prepare("a")
+
+
+@jobs.job(ctx=True)
+async def context_without_annotation(ctx, number: int) -> None:  # type: ignore[no-untyped-def]
+    ctx.log.info("%d", number)
+
+
+async def several_queues_and_filters() -> None:
+    await context_without_annotation.enqueue(5)
+    await jobs.process_one(["mail", "video"])
+    WorkerOptions(queues=["mail", "video"])
+    RetryPolicy(retry_on=ValueError, dead_on=[KeyError, TimeLimitExceeded])
 
 
 @jobs.job
