@@ -623,7 +623,8 @@ def test_queues_are_those_of_the_handlers(jobs: JobQueue) -> None:
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("FASTJOBS_")}
+    ours = {key for key in os.environ if key.startswith("FASTJOBS_")} - {"FASTJOBS_CODEC"}
+    clean = {key: value for key, value in os.environ.items() if key not in ours}
     root = str(Path(fastjobs.__file__).parent.parent)
     return subprocess.run(
         [sys.executable, "-c", code],

@@ -362,7 +362,8 @@ def test_sighup_loads_new_code_in_the_same_process_and_loses_nothing(store_url: 
         enqueue(store_url, app.jobs.prepare("version"), app.hold_until.prepare(7, str(fifo)))
         fleet.expect("ran", version=1)
         holder = fleet.expect("started", job=7)["pid"]
-        code.write_text(APP.format(version=2))
+        # Of another size: Python takes a source of the same size and second for the one it has compiled.
+        code.write_text(APP.format(version=2) + "# newer\n")
         fleet.send(signal.SIGHUP)
         assert fleet.expect("up")["pid"] == fleet.process.pid
         fifo.write_text("go on")
