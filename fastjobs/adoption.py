@@ -50,6 +50,9 @@ def death_in(slot: Slot, lease: str) -> Death:
     """The death of the worker in *slot*, which is DEAD."""
     words = slot.words
     error, message = describe_exit(words[Word.EXIT_STATUS], words[Word.MAX_RSS_KIB])
+    if words[Word.SILENT_MS]:
+        error = "watchdog"
+        message += f"; the watchdog had it killed, as its event loop had not turned for {words[Word.SILENT_MS] / 1000:.1f} s"
     return Death(
         worker=slot.worker_id(lease),
         error=error,

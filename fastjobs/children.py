@@ -24,6 +24,7 @@ import uvloop
 from fastjobs.app import find_spec, load_app, other_threads
 from fastjobs.backends import mask_password, scheme_of
 from fastjobs.backends.broker import serve
+from fastjobs.bequest import take
 from fastjobs.childtask import (
     EXIT_FAILED,
     EXIT_IMPORT,
@@ -37,6 +38,7 @@ from fastjobs.childtask import (
     read_options,
 )
 from fastjobs.errors import BackendError, FastjobsError
+from fastjobs.forks import Guard
 from fastjobs.maintenance import Maintenance
 from fastjobs.queue import JobQueue
 from fastjobs.signals import ENDING, STACKS
@@ -66,7 +68,7 @@ def facts_of(jobs: JobQueue, spec: str, threads: list[str]) -> AppFacts:
 
 def main() -> NoReturn:
     """A fresh interpreter's entry."""
-    task = msgspec.json.decode(os.environ.pop(TASK_VARIABLE), type=ChildTask)
+    task = msgspec.json.decode(take(TASK_VARIABLE) or b"", type=ChildTask)
     code = EXIT_FAILED
     try:
         for fd in task.descriptors():
@@ -173,7 +175,7 @@ async def _work(task: ChildTask, jobs: JobQueue, slots: Slots) -> int:
     """A worker: drain on SIGTERM, end at once on the second."""
     options = read_options(task.options)
     slot = slots.slots[task.slot]
-    worker = Worker(jobs.store(), jobs, options, lease=task.lease, slot=slot)
+    worker = Worker(jobs.store(), jobs, options, lease=task.lease, slot=slot, die=_die)
     told = False
 
     def stop() -> None:
@@ -184,9 +186,9 @@ async def _work(task: ChildTask, jobs: JobQueue, slots: Slots) -> int:
         worker.drain()
 
     _on_signals(stop)
-    os.register_at_fork(after_in_child=slots.close)  # a handler's own children have no business in it
     try:
-        await worker.run()
+        with Guard(slots.close, (*ENDING, *STACKS)):
+            await worker.run()
     except BackendError as error:
         log.error("%s", error)
         leave(0 if told else EXIT_REFUSED)
@@ -195,6 +197,11 @@ async def _work(task: ChildTask, jobs: JobQueue, slots: Slots) -> int:
         leave(EXIT_FAILED)
     # Not through the loop's end: that would wait for tasks and threads that would not stop.
     leave(EXIT_UNFINISHED if worker.unfinished else 0)
+
+
+def _die(why: str) -> NoReturn:
+    log.critical("this worker ends at once: %s", why)
+    leave(EXIT_FAILED)
 
 
 async def _maintain(task: ChildTask, jobs: JobQueue, slots: Slots) -> int:

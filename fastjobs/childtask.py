@@ -11,11 +11,11 @@ from fastjobs.logs import Style, set_up
 from fastjobs.options import WorkerOptions
 from fastjobs.slots import LAYOUT
 
-HANDOVER: Final = 1
+HANDOVER: Final = 2
 """Version of what a supervisor leaves to its next image, `reload.Handover`, and of `ChildTask`."""
 
 TASK_VARIABLE: Final = "FASTJOBS_CHILD"
-"""How a fresh interpreter gets its `ChildTask`, as JSON."""
+"""Under which a fresh interpreter gets its `ChildTask`, as JSON, see `bequest`."""
 
 EXIT_FAILED: Final = 1
 EXIT_IMPORT: Final = 3

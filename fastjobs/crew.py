@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import random
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +28,9 @@ from fastjobs.slots import Slot, Slots, State, Word
 
 log = logging.getLogger("fastjobs.supervisor")
 
+HOPELESS: Final = 5
+"""Young deaths in a row of every seat, with no worker ever at work, after which a burst will not get anywhere."""
+
 YOUNG_S: Final = 5.0
 """A worker that dies younger is started again with a growing delay."""
 
@@ -39,11 +43,16 @@ NO_FORK_S: Final = 1.0
 STOP_S: Final = 2.5
 """After the grace time, for telling the store; then a worker is killed."""
 
+ANSWER_S: Final = 0.25
+"""For a process that was asked for its stacks; one that is stopped does not answer."""
+
+QUIET_S: Final = 0.02
+
 STACKS_S: Final = 0.5
 """Between asking a silent worker for its stacks and killing it."""
 
 RECYCLE_JITTER: Final = 0.1
-"""Workers are recycled at up to so much before or after their limits, not all at once."""
+"""Workers are recycled at up to so much below their limits, not all at once."""
 
 
 class WorkerProcess(msgspec.Struct):
@@ -115,6 +124,11 @@ class Crew:
             for process in (seat.worker, seat.successor):
                 if process is not None:
                     self.dismiss(process)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether workers only die, and none has ever been at work."""
+        return not self._worked and bool(self.seats) and all(seat.failures >= HOPELESS for seat in self.seats)
 
     def take_in(self, processes: Iterable[WorkerProcess], *, next_number: int, code: int) -> None:
         """Workers of the supervisor's earlier image, which run earlier code than *code*."""
@@ -248,7 +262,7 @@ class Crew:
             return "a job of it cannot be stopped"
         options = self.options
         ended = words[Word.DONE] + words[Word.RETRIED] + words[Word.DIED]
-        if options.max_jobs is not None and ended >= options.max_jobs * (1 + RECYCLE_JITTER * process.spread):
+        if options.max_jobs is not None and ended >= options.max_jobs * (1 - RECYCLE_JITTER * process.spread):
             return f"it has run {ended:,} jobs"
         if weigh and options.max_rss_mb is not None:
             resident_mb = resident_bytes(process.pid) / 2**20
@@ -259,8 +273,16 @@ class Crew:
     def _ask_for_stacks(self, process: WorkerProcess, silent_s: float) -> None:
         log.error("worker %d (process %d): its loop has been silent for %.1f s", self._number(process), process.pid, silent_s)
         process.silent = True
+        self.slots.slots[process.slot].words[Word.SILENT_MS] = int(silent_s * 1000)
         _send(process.pid, signal.SIGUSR2)
         process.kill_at = clock.monotonic() + STACKS_S
+
+    def stacks(self) -> Iterator[tuple[str, str]]:
+        """Whose they are, and the stacks of each worker now, one after the other."""
+        for process in list(self.processes.values()):
+            _send(process.pid, signal.SIGUSR2)
+            title = f"worker {self._number(process)} (process {process.pid})"
+            yield title, read_quiet(process.stacks_fd).decode("utf-8", "replace").rstrip() or "  it does not answer"
 
     def _keep_stacks(self, process: WorkerProcess) -> None:
         """Show a silent worker's stacks, and put them where they get into the history of its jobs."""
@@ -328,6 +350,17 @@ class Crew:
 def _send(pid: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
+
+
+def read_quiet(fd: int) -> bytes:
+    """What is written to the pipe *fd* until nothing comes for `QUIET_S`, waiting up to `ANSWER_S` for the first of it."""
+    text, timeout_s = b"", ANSWER_S
+    while select.select([fd], [], [], timeout_s)[0]:
+        data = os.read(fd, 65_536)
+        if not data:
+            break
+        text, timeout_s = text + data, QUIET_S
+    return text
 
 
 def kill_group(pid: int) -> None:

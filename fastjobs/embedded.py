@@ -14,6 +14,7 @@ from fastjobs.context import running
 from fastjobs.envelope import decode_job, newer_entry
 from fastjobs.errors import BackendError, SerializationError, StoreUnavailable
 from fastjobs.execution import Execution, Runner, outcome_of, set_aside
+from fastjobs.forks import Guard
 from fastjobs.maintenance import EmbeddedMaintenance
 from fastjobs.model import Job, Kind, Outcome, Settlement
 from fastjobs.options import WorkerOptions, check_queues
@@ -144,7 +145,8 @@ async def run_worker(app: LocalApp, options: WorkerOptions) -> None:
     try:
         terms = Terms(app.registry, app.queue_options)
         async with EmbeddedMaintenance(app.store(), lease=lease, slots=slots, options=options, terms=terms):
-            await Worker(backend, app, options, lease=lease, slot=slot).run()
+            with Guard(slots.close):
+                await Worker(backend, app, options, lease=lease, slot=slot).run()
     finally:
         os.close(slots.fd)  # the mapping goes with its last user: a run that would not stop may still write to it
         await backend.close()

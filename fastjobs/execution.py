@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import os
 import random
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,6 +18,7 @@ from fastjobs.context import JobContext, Running
 from fastjobs.durations import duration_text
 from fastjobs.envelope import NewerEnvelope, corrupt_job, encode_job, newer_entry
 from fastjobs.errors import SerializationError, TimeLimitExceeded, UnknownJobError
+from fastjobs.forks import end_copy
 from fastjobs.ids import id_text
 from fastjobs.model import Entry, Failure, Job, Kind, Outcome
 from fastjobs.options import QueueOptions
@@ -168,6 +170,7 @@ class Execution:
         self.on_limit: Callable[[], None] = lambda: None
         """Called when a run under a time limit starts."""
         self.threads = ThreadPool()
+        self._pid = os.getpid()
         self._rng = random.Random()  # noqa: S311 - spreads retries, guards nothing
 
     async def run(self, job: Job, runner: Runner) -> Verdict | None:
@@ -226,6 +229,8 @@ class Execution:
         self, job: Job, handler: Handler, error: BaseException, runner: Runner, limit_s: float | None, started: float
     ) -> Verdict:
         """The verdict on a run that raised *error*; raises it again if it is a cancellation from outside."""
+        if os.getpid() != self._pid:
+            end_copy(handler.name)
         kind = "failed"
         if isinstance(error, (asyncio.CancelledError, Interrupted)) and runner.cancelled_for:
             if runner.cancelled_for == "drain":

@@ -6,7 +6,9 @@ import gc
 import logging
 import os
 import resource
+import signal
 import sys
+import time
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
@@ -18,7 +20,7 @@ from fastjobs.backends.broker import socket_path
 from fastjobs.backends.remote import URL_SCHEME
 from fastjobs.children import facts_of
 from fastjobs.childtask import AppFacts, ChildTask, LogSetup, plain_options, read_options
-from fastjobs.crew import Crew, kill_group
+from fastjobs.crew import QUIET_S, Crew, kill_group
 from fastjobs.errors import AppImportError
 from fastjobs.launch import Launcher
 from fastjobs.options import WorkerOptions
@@ -221,6 +223,15 @@ class Fleet:
         """Of all children."""
         services = [process.pid for process in (self.maintenance.process, self.broker.process) if process is not None]
         return [*self.crew.processes, *services]
+
+    def stacks(self) -> Iterator[tuple[str, str]]:
+        """Whose they are, and the stacks of every child in turn. The helpers write theirs to stderr by themselves."""
+        yield from self.crew.stacks()
+        for name, process in (("maintenance", self.maintenance.process), ("the broker of memory://", self.broker.process)):
+            if process is not None:
+                yield f"{name} (process {process.pid})", "  (follow)"
+                os.kill(process.pid, signal.SIGUSR1)
+                time.sleep(QUIET_S)  # they are written in pieces, which must not mix
 
     # -- handing over -------------------------------------------------------------------------------------------------
 

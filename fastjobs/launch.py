@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from fastjobs.bequest import leave as leave_behind
 from fastjobs.children import leave, run_child
 from fastjobs.childtask import EXIT_FAILED, TASK_VARIABLE, ChildTask
 from fastjobs.queue import JobQueue
@@ -84,7 +85,8 @@ def _run_forked(task: ChildTask, jobs: JobQueue | None, slots: Slots | None, clo
 
 def spawn_child(task: ChildTask, environment: Mapping[str, str] | None = None) -> int:
     """Start a fresh interpreter for *task*, with *environment* (this process's). Returns its pid."""
-    variables = {**(os.environ if environment is None else environment), TASK_VARIABLE: msgspec.json.encode(task).decode()}
+    bequest = leave_behind(msgspec.json.encode(task))
+    variables = {**(os.environ if environment is None else environment), TASK_VARIABLE: str(bequest)}
     arguments = [sys.executable, *_interpreter_flags(), "-c", "from fastjobs.children import main; main()"]
     descriptors = task.descriptors()
     for fd in descriptors:
@@ -94,6 +96,7 @@ def spawn_child(task: ChildTask, environment: Mapping[str, str] | None = None) -
             sys.executable, arguments, variables, setpgroup=0, setsigmask=STACKS | ENDING, setsigdef=HANDLED | STACKS
         )
     finally:
+        os.close(bequest)
         for fd in descriptors:
             os.set_inheritable(fd, False)
 

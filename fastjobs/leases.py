@@ -40,9 +40,10 @@ class LeaseWatch:
                 continue
             known = before.get(lease)
             since = known[1] if known is not None and known[0] == counter else now
-            self._seen[lease] = counter, since
             if now - since >= self.ttl_s(lease):
-                over.append(lease)
+                over.append(lease)  # and forgotten: if it is still there next time, its count begins anew
+            else:
+                self._seen[lease] = counter, since
         return over
 
     def ttl_s(self, lease: str) -> float:

@@ -139,8 +139,8 @@ class WorkerOptions:
     lease_ttl: Duration = 15.0  #: after this long without renewal, seen by others, the worker's jobs are theirs
     unknown: Literal["wait", "dead"] = "wait"  #: jobs without a handler: wait an hour for a worker that has it, or dead
     log_jobs: bool = False  #: a log line per job (costs more than a small job does)
-    max_jobs: int | None = None  #: replace the worker after so many jobs
-    max_rss_mb: int | None = None  #: replace the worker once its resident memory is above so many MiB
+    max_jobs: int | None = None  #: a supervised worker takes at most so many jobs and is replaced
+    max_rss_mb: int | None = None  #: replace a supervised worker once its resident memory is above so many MiB
 
     def __post_init__(self) -> None:
         for field in ("concurrency", "batch"):

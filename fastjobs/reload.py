@@ -1,7 +1,7 @@
 """New code without a stop: try the import in a throwaway process, then re-execute the supervisor around its living children.
 
 The process id, the children, the shared mapping and the pipes stay; everything Python knows is new. What the new image must
-know of the old one travels as JSON in an environment variable.
+know of the old one is left to it as JSON, see `bequest`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from fastjobs.bequest import leave, take
 from fastjobs.childtask import AppFacts, ChildTask, Described
-from fastjobs.crew import WorkerProcess
+from fastjobs.crew import WorkerProcess, kill_group
 from fastjobs.errors import AppImportError
 from fastjobs.launch import spawn_child
 from fastjobs.progress import Totals
@@ -112,6 +113,11 @@ class Trial:
                 self._over = not data
                 self._data += data
 
+    def abandon(self) -> None:
+        """End it; nobody wants to know any more. It is still to be reaped."""
+        kill_group(self.pid)
+        os.close(self.fd)
+
     def ended(self) -> bool:
         """Whether it has said all it will."""
         return self._over
@@ -141,7 +147,7 @@ def describe(spec: str | None, app_dir: str | None, backend: str | None) -> AppF
 
 def take_over() -> Handover | None:
     """What the image before this one left, if this process is one that re-executed itself."""
-    text = os.environ.pop(VARIABLE, None)
+    text = take(VARIABLE)
     if text is None:
         return None
     # The throwaway process of the new code has confirmed that it reads this (`AppFacts.versions`).
@@ -163,12 +169,14 @@ def reexecute(handover: Handover, place: Place) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     sys.stdout.flush()
     sys.stderr.flush()
+    bequest = leave(msgspec.json.encode(handover))
     try:
         os.chdir(place.directory)
-        variables = {**place.environment, VARIABLE: msgspec.json.encode(handover).decode()}
+        variables = {**place.environment, VARIABLE: str(bequest)}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], variables)  # noqa: S606 - no shell is meant
     except OSError as error:
         log.error("the supervisor cannot be re-executed, the old code stays: %s", error)
+    os.close(bequest)
     _set_inheritable(descriptors, False)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

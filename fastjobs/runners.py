@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -16,6 +17,7 @@ from fastjobs import clock
 from fastjobs.claims import OpenClaim, Pace
 from fastjobs.context import running
 from fastjobs.execution import Execution, Runner, outcome_of
+from fastjobs.forks import end_copy
 from fastjobs.ids import id_text
 from fastjobs.model import Job, Kind
 from fastjobs.retry import Verdict
@@ -39,6 +41,24 @@ COUNTER: Final = {Kind.RETRY: Word.RETRIED, Kind.DEAD: Word.DIED, Kind.RELEASED:
 
 Item = tuple[Job, OpenClaim, int]
 """A claimed job, its claim, and its index there."""
+
+
+class Ticking:
+    """Shows in a worker's *words* that its event loop turns, from the start of the worker to its end."""
+
+    def __init__(self, words: memoryview) -> None:
+        self._words = words
+        self._timer: asyncio.TimerHandle | None = None
+        self._tick()
+
+    def _tick(self) -> None:
+        self._words[Word.TICK_NS] = int(clock.monotonic() * 1e9)
+        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick, context=contextvars.Context())
+
+    def stop(self) -> None:
+        """The worker has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 class Runners:
@@ -68,6 +88,7 @@ class Runners:
         self._moved_at = clock.monotonic()
         self._timer: asyncio.TimerHandle | None = None
         self._sweeping = False  # the timer is set to the short interval
+        self._pid = os.getpid()
         execution.on_limit = self._sweep_soon
 
     def start(self, concurrency: int) -> None:
@@ -135,6 +156,14 @@ class Runners:
     # -- the hot loop -------------------------------------------------------------------------------------------------
 
     async def _run_jobs(self, runner: Runner) -> None:
+        try:
+            await self._run_ready(runner)
+        except ValueError:  # the mapping is closed: a process forked by a handler has come out of it
+            if os.getpid() != self._pid:
+                end_copy("a handler")
+            raise
+
+    async def _run_ready(self, runner: Runner) -> None:
         ready, words, base, run = self.ready, self._words, runner.base, self._execution.run
         running.set(runner)
         untouched = contextvars.copy_context()
@@ -228,13 +257,12 @@ class Runners:
         if not self._sweeping and self._timer is not None and not self._closing:
             self._timer.cancel()
             self._sweeping = True
-            self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+            self._sweep_in(SWEEP_S)
 
     def _sweep(self) -> None:
-        """Stop runs past their time limit, mark those that would not stop, show that the loop turns."""
+        """Stop runs past their time limit, mark those that would not stop, show what runs and waits."""
         now = clock.monotonic()
         words = self._words
-        words[Word.TICK_NS] = int(now * 1e9)
         words[Word.RUNNING] = self.busy
         words[Word.HELD] = len(self.ready)
         limited = False
@@ -255,4 +283,8 @@ class Runners:
             self.stalled = True
             self._on_change()
         self._sweeping = limited
-        self._timer = asyncio.get_running_loop().call_later(SWEEP_S if limited else TICK_S, self._sweep)
+        self._sweep_in(SWEEP_S if limited else TICK_S)
+
+    def _sweep_in(self, seconds: float) -> None:
+        # In a context of no job: this may be called from a run, whose job the sweep's log lines would then carry.
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._sweep, context=contextvars.Context())

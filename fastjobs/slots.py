@@ -17,7 +17,7 @@ from enum import IntEnum
 
 from fastjobs.ids import fresh_name
 
-LAYOUT = 0x66_6A_00_02
+LAYOUT = 0x66_6A_00_03
 """Magic and version of the layout, checked when a re-executed supervisor takes its mapping over."""
 
 OPEN_CLAIMS = 126
@@ -72,6 +72,7 @@ class Word(IntEnum):
     RELEASED = 11
     RUNNING = 12  #: handlers running now
     HELD = 13  #: claimed and not yet started
+    SILENT_MS = 14  #: supervisor: it was killed because its loop had not turned for so long; 0 = not for that
     CODE = 15  #: generation of the code it runs, raised by each reload
     TIMED_OUT = 16  #: 1: a job of it outlived its time limit by 10 s; it drains and is replaced
     DRAINED = 17  #: 1: the supervisor told it to stop: what it leaves behind counts no loss
@@ -189,7 +190,7 @@ class Slots:
     def create(cls, slots: int, runners: int) -> Slots:
         """A fresh mapping of *slots* slots with *runners* started-job words each, all free."""
         size = 8 * (Head.COUNT + slots * _slot_words(runners))
-        fd = _memory_file()
+        fd = memory_file("fastjobs-slots")
         os.ftruncate(fd, size)
         mapping = mmap.mmap(fd, size)
         head = memoryview(mapping).cast("Q")
@@ -226,10 +227,10 @@ def _slot_words(runners: int) -> int:
     return Word.FIRST_RUNNER + 2 * runners + 1 + STACK_BYTES // 8
 
 
-def _memory_file() -> int:
-    """An unnamed file in memory, not inherited across exec unless made so."""
+def memory_file(name: str) -> int:
+    """An unnamed file in memory, *name* for tools only, not inherited across exec unless made so."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("fastjobs-slots", os.MFD_CLOEXEC)
+        return os.memfd_create(name, os.MFD_CLOEXEC)
     fd, path = tempfile.mkstemp(prefix="fastjobs-")  # macOS has no memfd
     os.unlink(path)
     return fd

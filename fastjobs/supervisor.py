@@ -223,6 +223,11 @@ class Supervisor:
             self._failed = EXIT_REFUSED
             self._fleet.maintenance.kill()  # it could not settle anything either
             self._drain()
+        elif self._fleet.plan.burst and self._fleet.crew.hopeless:
+            log.error("no worker comes up, and a burst is not to wait for ever: giving up")
+            self._failed = EXIT_REFUSED if self._fleet.slots.head[Head.STORE_DOWN] else EXIT_FAILED
+            self._fleet.maintenance.kill()
+            self._drain()
         elif self._fleet.plan.burst and self._fleet.slots.head[Head.BURST_DONE]:
             self._drain()
 
@@ -286,9 +291,15 @@ class Supervisor:
             self._had_terminal = False
             if not self._hangup_ignored:
                 self._on_stop(signal.SIGHUP)
-        elif self._stage is Stage.RUNNING and self._trial is None:
+        elif self._stage is not Stage.RUNNING:
+            log.info("no new code is loaded: this supervisor is stopping")
+        else:
             plan = self._fleet.plan
+            if self._trial is not None:
+                log.info("the import that is under way is given up")
+                self._trial.abandon()
             log.info("loading new code: trying to import %s", self._fleet.facts.spec)
+            self._trial = None
             try:
                 self._trial = Trial(plan.spec, plan.app_dir, plan.backend, self._place)
             except OSError as error:
@@ -319,6 +330,6 @@ class Supervisor:
             crew.resize(count)
 
     def _show_stacks(self) -> None:
-        """Every child writes its stacks to stderr."""
-        for pid in self._fleet.pids():
-            os.kill(pid, signal.SIGUSR1)
+        """The stacks of every child, one after the other."""
+        for title, stacks in self._fleet.stacks():
+            log.info("stacks of %s:\n%s", title, stacks)

@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import ctypes
+import os
 import queue
 import threading
 from collections.abc import Callable
 from typing import Any
+
+from fastjobs.forks import end_copy
 
 
 class _Work:
@@ -89,10 +92,14 @@ class JobThread:
 
     @staticmethod
     def _run(work: _Work) -> tuple[bool, Any]:
+        pid = os.getpid()
         try:
             return True, work.context.run(work.function)
         except BaseException as error:
             return False, error
+        finally:
+            if os.getpid() != pid:
+                end_copy("a handler")
 
 
 class ThreadPool:

@@ -13,7 +13,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from operator import attrgetter
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from fastjobs import clock
 from fastjobs.backends.base import Backend
@@ -25,7 +25,7 @@ from fastjobs.model import Exchanged, Kind, Outcome, Settlement
 from fastjobs.options import QueueOptions, WorkerOptions
 from fastjobs.registry import Registry
 from fastjobs.retry import is_suspect
-from fastjobs.runners import COUNTER, Item, Runners
+from fastjobs.runners import COUNTER, Item, Runners, Ticking
 from fastjobs.slots import Slot, State, Word
 
 log = logging.getLogger("fastjobs.worker")
@@ -71,12 +71,24 @@ class Worker:
 
     *lease* and *slot* name it: its id in the store is `slot.worker_id(lease)`, and whoever keeps the lease reads in the slot
     what it holds. `unfinished` says after `run` how many jobs would not stop; they stay leased, for that keeper to settle.
+    *die*, in a process of the worker's own: ends that process, saying why. There nobody cancels `run`, so a cancellation is a
+    handler's doing, and giving its job back would have it do so again for ever: as a death it counts a loss.
     """
 
-    def __init__(self, backend: Backend, app: App, options: WorkerOptions, *, lease: str, slot: Slot) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        app: App,
+        options: WorkerOptions,
+        *,
+        lease: str,
+        slot: Slot,
+        die: Callable[[str], NoReturn] | None = None,
+    ) -> None:
         self.backend = backend
         self.options = options
         self.unfinished = 0
+        self._die = die
         self._lease = lease
         self._slot = slot
         self._words = slot.words
@@ -105,7 +117,6 @@ class Worker:
         self._draining = False
         self._finished = False
         self._end_at = float("inf")  # clock.monotonic, when the grace time ends
-        self._main: asyncio.Task[Any] | None = None
 
     async def run(self) -> None:
         """Work until `drain` is called or this task is cancelled; then drain, and raise CancelledError if cancelled.
@@ -113,9 +124,17 @@ class Worker:
         A second cancellation ends the grace time. Survives outages of the store. Raises what the lifespan raises, and
         BackendError if the store refuses this worker at the start.
         """
-        self._main = asyncio.current_task()
-        self._execution.is_cancelled = lambda: self._main is not None and self._main.cancelling() > 0
-        self._words[Word.TICK_NS] = int(clock.monotonic() * 1e9)
+        main = asyncio.current_task()
+        assert main is not None
+        if self._die is None:
+            self._execution.is_cancelled = lambda: main.cancelling() > 0
+        ticking = Ticking(self._words)
+        try:
+            await self._run()
+        finally:
+            ticking.stop()
+
+    async def _run(self) -> None:
         cancelled: asyncio.CancelledError | None = None
         await self._patiently(self.backend.open, at_start=True)
         await self._patiently(lambda: self.backend.register(self._id), at_start=True)
@@ -130,6 +149,7 @@ class Worker:
                     try:
                         await asyncio.wait([feeder])
                     except asyncio.CancelledError as error:
+                        self._not_by_a_handler()
                         cancelled = error
                         self.drain()
                 await self._runners.close()
@@ -166,6 +186,7 @@ class Worker:
                 except (WorkerGone, StaleCall) as error:
                     self._disown(error)
                 except asyncio.CancelledError:  # the whole loop is being torn down: nobody will wait for a grace time
+                    self._not_by_a_handler()
                     self._draining, self._end_at = True, 0.0
                 except BackendError as error:  # the grace time has ended and the store is still away
                     self._out_of_reach = True
@@ -208,7 +229,15 @@ class Worker:
         held = len(self._runners.ready)
         target = self._pace.target(self.options.concurrency - self._runners.busy)
         self._runners.low = target // 2
-        return min(self.options.batch, target - held) if held <= target // 2 else 0
+        if held > target // 2:
+            return 0
+        return max(min(self.options.batch, target - held, self._allowance()), 0)
+
+    def _allowance(self) -> int:
+        """How many more jobs this worker may take before its supervisor replaces it."""
+        if self.options.max_jobs is None or self._die is None:
+            return self.options.batch
+        return self.options.max_jobs - self._words[Word.CLAIMED] + self._words[Word.RELEASED]
 
     def _wait_for_store(self, next_due_s: float | None) -> None:
         timeout_s = IDLE_WAIT_S if next_due_s is None else min(IDLE_WAIT_S, max(next_due_s, 0.001))
@@ -376,6 +405,7 @@ class Worker:
             except (WorkerGone, StaleCall):
                 raise
             except asyncio.CancelledError:
+                self._not_by_a_handler()
                 if at_start or self._end_at == 0.0:
                     raise
                 self._draining, self._end_at, pause_s = True, 0.0, 0.0
@@ -399,10 +429,16 @@ class Worker:
             self._runners.add(parked)
         return answer
 
+    def _not_by_a_handler(self) -> None:
+        """One of the worker's own tasks was cancelled."""
+        if self._die is not None:
+            self._die("a handler cancelled the tasks of its worker")
+
     def _disown(self, error: BackendError) -> None:
         """The store does not know this worker (any more): all it held belongs to others. It will register under a new id."""
-        held = sum(claim.left for claim in self._claims.values())
-        log.error("%s; %d jobs it held may run elsewhere; starting over", error, held)
+        held = sum(len(claim.ended) for claim in self._claims.values())
+        ended = held - sum(claim.left for claim in self._claims.values())
+        log.error("%s; %d jobs it held may run elsewhere (%d of them had ended here); starting over", error, held, ended)
         for claim in self._claims.values():
             claim.lost = True
         self._claims.clear()

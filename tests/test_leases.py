@@ -71,3 +71,11 @@ def test_a_lease_that_is_gone_and_comes_back_is_a_new_one() -> None:
     looks(watch, {"other": 7}, *every_second(0, 14))
     looks(watch, {}, 15)
     assert looks(watch, {"other": 7}, 16) == []
+
+
+def test_a_lease_that_has_ended_is_told_once_and_counted_anew() -> None:
+    """Its workers may have come back under it meanwhile."""
+    watch = LeaseWatch("ours", TTL_S)
+    assert looks(watch, {"other": 7}, *every_second(0, 15)) == ["other"]
+    assert looks(watch, {"other": 7}, *every_second(16, 30)) == []
+    assert looks(watch, {"other": 7}, 31) == ["other"]

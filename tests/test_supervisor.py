@@ -6,6 +6,7 @@ import os
 import pty
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from fastjobs import clock
+from fastjobs.forks import EXIT_RETURNED
 from tests.processes import app
 from tests.processes.driver import Supervised
 from tests.processes.stores import dead, enqueue, leases, ready, stats
@@ -203,25 +205,38 @@ def test_what_a_handler_left_running_outlives_a_worker_that_ends_by_itself(store
         child.kill()
 
 
+BROKEN = """
+from contextlib import asynccontextmanager
+from fastjobs import JobQueue
+@asynccontextmanager
+async def lifespan():
+    raise RuntimeError('no database')
+    yield
+jobs = JobQueue(lifespan=lifespan)
+@jobs.job
+async def work(): ...
+"""
+
+
 @socket_only
 def test_workers_that_die_young_come_back_later_and_later(store_url: str, tmp_path: Path) -> None:
-    (tmp_path / "broken.py").write_text(
-        "from contextlib import asynccontextmanager\n"
-        "from fastjobs import JobQueue\n"
-        "@asynccontextmanager\n"
-        "async def lifespan():\n"
-        "    raise RuntimeError('no database')\n"
-        "    yield\n"
-        "jobs = JobQueue(lifespan=lifespan)\n"
-        "@jobs.job\n"
-        "async def work(): ...\n"
-    )
+    (tmp_path / "broken.py").write_text(BROKEN)
     with Supervised(store_url, "broken", cwd=tmp_path, workers=1) as fleet:
         for delay in ("0.10", "0.20", "0.40"):
             assert "ended with exit code 1" in fleet.log(f"the next one starts in {delay} s")
         fleet.send(signal.SIGTERM)
         assert fleet.ends() == 0
         assert "no database" in fleet.stderr()
+
+
+@socket_only
+def test_a_burst_whose_workers_never_come_up_ends_with_1(store_url: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    enqueue(store_url, app.jobs.prepare("work"))
+    with Supervised(store_url, "broken", cwd=tmp_path, workers=1, burst=True) as fleet:
+        fleet.log("no worker comes up")
+        assert fleet.ends() == 1
+    assert stats(store_url).queues[0].ready == 1
 
 
 @socket_only
@@ -254,6 +269,30 @@ def test_a_silent_loop_is_killed_and_its_stacks_stand_in_the_jobs_history(store_
     [job] = dead(store_url)
     assert job.history is not None
     assert "in block" in job.history[-1].traceback
+    assert job.history[-1].error == "watchdog"
+    assert "its event loop had not turned for 2." in job.history[-1].message
+
+
+@socket_only
+def test_the_watchdog_leaves_a_slow_lifespan_alone(store_url: str, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import asyncio\n"
+        "from contextlib import asynccontextmanager\n"
+        "from fastjobs import JobQueue\n"
+        "from tests.processes.app import tell\n"
+        "@asynccontextmanager\n"
+        "async def lifespan():\n"
+        "    await asyncio.sleep(2.5)\n"
+        "    yield\n"
+        "    await asyncio.sleep(2.5)\n"
+        "jobs = JobQueue(lifespan=lifespan)\n"
+        "jobs.registry.add(tell.handler)\n"
+    )
+    enqueue(store_url, app.tell.prepare(1))
+    with Supervised(store_url, "slow", cwd=tmp_path, workers=1, watchdog=2, burst=True) as fleet:
+        fleet.expect("ran", job=1)
+        assert fleet.ends() == 0
+        assert "silent" not in fleet.stderr()
 
 
 @socket_only
@@ -380,6 +419,38 @@ def test_sighup_loads_new_code_in_the_same_process_and_loses_nothing(store_url: 
 
 
 @socket_only
+def test_new_code_may_have_thousands_of_handlers(store_url: str, tmp_path: Path) -> None:
+    """What one image leaves to the next is more than a string of the environment may hold."""
+    many = "for n in range(3000): jobs.job(name=f'a_handler_with_an_ordinary_name_{n:04}')(lambda: None)\n"
+    code = tmp_path / "shop.py"
+    code.write_text(APP.format(version=1) + many)
+    with Supervised(store_url, "shop", cwd=tmp_path, workers=1) as fleet:
+        code.write_text(APP.format(version=2) + many + "# newer\n")
+        fleet.send(signal.SIGHUP)
+        fleet.expect("up", reloaded=True)
+        enqueue(store_url, app.jobs.prepare("version"))
+        fleet.expect("ran")
+        fleet.send(signal.SIGTERM)
+        assert fleet.ends() == 0
+
+
+@socket_only
+def test_a_trial_that_hangs_gives_way_to_the_next(store_url: str, tmp_path: Path) -> None:
+    code = tmp_path / "shop.py"
+    code.write_text(APP.format(version=1))
+    with Supervised(store_url, "shop", cwd=tmp_path, workers=1) as fleet:
+        code.write_text("import time\ntime.sleep(600)\n")
+        fleet.send(signal.SIGHUP)
+        fleet.log("loading new code")
+        code.write_text(APP.format(version=2) + "# newer\n")
+        fleet.send(signal.SIGHUP)
+        fleet.log("the import that is under way is given up")
+        fleet.expect("up", reloaded=True)
+        fleet.send(signal.SIGTERM)
+        assert fleet.ends() == 0
+
+
+@socket_only
 def test_broken_new_code_leaves_the_old_one_running(store_url: str, tmp_path: Path) -> None:
     code = tmp_path / "shop.py"
     code.write_text(APP.format(version=1))
@@ -407,6 +478,8 @@ def test_a_worker_is_replaced_after_so_many_jobs(store_url: str) -> None:
         fleet.send(signal.SIGTERM)
         assert fleet.ends() == 0
         assert fleet.final()["done"] == 41
+        runs = Counter(event["pid"] for event in fleet.seen if event["what"] == "ran")
+        assert max(runs.values()) <= 10
 
 
 @linux_only
@@ -448,11 +521,58 @@ def test_a_handlers_own_children_do_not_have_the_mapping(store_url: str) -> None
 
 
 @socket_only
+def test_a_handler_may_use_multiprocessing(store_url: str) -> None:
+    """The processes of a pool are ended by SIGTERM, which is theirs and not their worker's."""
+    enqueue(store_url, *(app.use_a_pool.prepare() for _ in range(4)))
+    with Supervised(store_url, workers=1, worker={"concurrency": 2}, burst=True) as fleet:
+        assert fleet.ends() == 0
+        ran = [event for event in fleet.seen if event["what"] == "ran"]
+        assert [event["job"] for event in ran] == [10] * 4
+        assert len({event["pid_of_worker"] for event in ran}) == 1
+
+
+@socket_only
+def test_a_forked_process_that_comes_back_from_its_handler_is_ended(store_url: str) -> None:
+    calls = [app.come_back_from_a_thread.prepare(), *(app.come_back_from_the_loop.prepare(fail=fail) for fail in (True, False))]
+    enqueue(store_url, *calls)
+    with Supervised(store_url, workers=1, burst=True) as fleet:
+        for _ in calls:
+            assert fleet.expect("ran")["ended"] == EXIT_RETURNED
+        assert fleet.ends() == 0
+        assert (fleet.final()["done"], fleet.final()["dead"]) == (3, 0)
+        assert fleet.stderr().count("a process that") == 3
+
+
+@linux_only
+@each_server
+def test_a_handlers_own_children_do_not_have_the_connections(store_url: str) -> None:
+    with Supervised(store_url, workers=1) as fleet:
+        enqueue(store_url, app.fork_and_look_at_sockets.prepare())
+        event_loop = 2  # the pair that wakes uvloop for signals
+        assert fleet.expect("ran")["sockets"] <= event_loop
+        fleet.send(signal.SIGTERM)
+        assert fleet.ends() == 0
+
+
+@socket_only
+def test_a_job_that_cancels_the_tasks_of_its_worker_counts_losses(store_url: str) -> None:
+    enqueue(store_url, app.cancel_everything.prepare(), *(app.tell.prepare(n) for n in range(5)))
+    with Supervised(store_url, workers=1, burst=True) as fleet:
+        fleet.log("a handler cancelled the tasks of its worker")
+        assert fleet.ends() == 1
+        assert [event["losses"] for event in fleet.seen if event["what"] == "started"] == [0, 1, 2]
+        assert sorted({event["job"] for event in fleet.seen if event["what"] == "ran"}) == list(range(5))
+    assert len(dead(store_url)) == 1
+
+
+@socket_only
 def test_sigusr1_shows_the_stacks_of_all_children(store_url: str) -> None:
     with Supervised(store_url, workers=2, worker={"grace": 0}) as fleet:
         enqueue(store_url, app.hold.prepare(1))
         fleet.expect("started")
         fleet.send(signal.SIGUSR1)
+        names = [fleet.log("stacks of worker"), fleet.log("stacks of worker"), fleet.log("stacks of maintenance")]
+        assert all("most recent call first" in stacks for stacks in names[:2])
         while fleet.stderr().count("most recent call first") < 3:
             fleet.progress()
         fleet.send(signal.SIGTERM)

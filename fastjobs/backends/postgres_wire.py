@@ -13,6 +13,7 @@ import asyncpg
 
 from fastjobs.backends import mask_password
 from fastjobs.errors import BackendError, ConfigError, FastjobsError, SchemaError, StoreUnavailable
+from fastjobs.forks import socket_of, watch
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 T = TypeVar("T")
@@ -138,6 +139,11 @@ class Lane:
         self.calls = 0  #: running and waiting
         self._lock = asyncio.Lock()
         self._connection: Connection | None = None
+        watch(self)
+
+    def sockets(self) -> list[int]:
+        """The descriptor of the connection, if there is one."""
+        return socket_of(getattr(self._connection, "_transport", None))
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """What *work* returns, given the connection. asyncpg's exceptions and OSErrors come out as `Address.error` has them."""
@@ -159,7 +165,9 @@ class Lane:
                     if isinstance(error, ValueError):  # asyncpg.DataError: an argument it cannot encode; nothing was sent
                         raise self.address.error(error) from error
                     self._drop()
-                    raise StoreUnavailable(f"{self.address.url}: {error}") from error
+                    lost = isinstance(error, asyncpg.InternalClientError)  # its words are about the driver's own states
+                    words = "the connection was lost in the middle of a call" if lost else error
+                    raise StoreUnavailable(f"{self.address.url}: {words}") from error
                 except OSError as error:  # a TimeoutError is one
                     self._drop()
                     raise self.address.error(error) from error

@@ -16,6 +16,7 @@ from redis import exceptions as refusals
 
 from fastjobs.backends import mask_password
 from fastjobs.errors import BackendError, ConfigError, StaleCall, StoreUnavailable, WorkerGone
+from fastjobs.forks import socket_of, watch
 
 MAX_CONNECTIONS: Final = 32
 """Connections of one backend object for calls; more calls at once wait. Those of `wait` come on top."""
@@ -84,6 +85,7 @@ class Links:
         self._lent: set[Any] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)
+        watch(self)
 
     async def call(self, *command: Argument) -> Any:
         """The reply to one command. BackendError, or StoreUnavailable when it may be repeated."""
@@ -107,6 +109,11 @@ class Links:
     async def block(self, timeout_s: float, *command: Argument) -> Any:
         """The reply to a command that blocks for up to *timeout_s* seconds on the server, on a connection of its own."""
         return await self._ask(_pack(command), timeout_s + self.call_timeout_s)
+
+    def sockets(self) -> list[int]:
+        """Descriptors of all connections."""
+        writers = [connection._writer for connection in (*self._idle, *self._lent) if connection._writer is not None]
+        return [fd for writer in writers for fd in socket_of(writer.transport)]
 
     async def close(self) -> None:
         """Close all connections; calls under way end with StoreUnavailable."""

@@ -14,6 +14,7 @@ from fastjobs.backends import frames
 from fastjobs.backends.frames import Frames, Op, Status, encode, peer_uid
 from fastjobs.backends.memory_core import bundle
 from fastjobs.errors import BackendError, StoreUnavailable
+from fastjobs.forks import socket_of, watch
 from fastjobs.model import Adopted, DeadLetter, Entry, Exchanged, Settlement, Stats
 
 URL_SCHEME = "memory+unix://"
@@ -165,6 +166,11 @@ class SocketBackend:
         self._link: _Link | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening = asyncio.Lock()
+        watch(self)
+
+    def sockets(self) -> list[int]:
+        """The descriptor of the connection, if there is one."""
+        return socket_of(self._link.transport) if self._link is not None else []
 
     async def open(self) -> list[str]:
         await self._connected()

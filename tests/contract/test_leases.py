@@ -125,3 +125,13 @@ async def test_a_worker_with_open_claims_does_not_retire(store: Store) -> None:
 
 async def test_an_unknown_worker_has_retired_already(store: Store) -> None:
     assert await store.retire("nobody.1") is True
+
+
+async def test_a_lease_that_is_made_anew_shows_no_value_it_had_before(store: Store) -> None:
+    """An observer that knew it would take it for one that stands still."""
+    seen = []
+    for round in range(3):
+        await worker(store, f"here.{round}")
+        seen.append((await store.leases())["here"])
+        await store.retire(f"here.{round}")
+    assert len(set(seen)) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -124,6 +125,57 @@ async def fork_and_look() -> None:
             say("ran", mapped="fastjobs-slots" in maps.read())
         os._exit(0)
     os.waitpid(pid, 0)
+
+
+@jobs.job
+def use_a_pool() -> None:
+    """Processes that multiprocessing forks, works with, and ends by SIGTERM."""
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        doubled = pool.map(str, range(10))
+    say("ran", job=len(doubled), pid_of_worker=os.getpid())
+
+
+@jobs.job
+def come_back_from_a_thread() -> None:
+    """A forked process that returns from the handler instead of ending."""
+    _fork_and_come_back()
+
+
+@jobs.job
+async def come_back_from_the_loop(*, fail: bool) -> None:
+    if _fork_and_come_back() and fail:
+        raise RuntimeError("in the copy")
+
+
+def _fork_and_come_back() -> bool:
+    """True in the copy."""
+    pid = os.fork()
+    if pid:
+        _, status = os.waitpid(pid, 0)
+        say("ran", ended=os.waitstatus_to_exitcode(status))
+    return not pid
+
+
+@jobs.job
+async def fork_and_look_at_sockets() -> None:
+    """Which sockets but the tests' own a process forked by a handler still has."""
+    pid = os.fork()
+    if not pid:
+        links = [
+            os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")
+        ]
+        say("ran", sockets=sum(link.startswith("socket:") for link in links))
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+@jobs.job
+async def cancel_everything(ctx: JobContext) -> None:
+    """Cancels all tasks of its event loop, the worker's among them."""
+    say("started", job=0, attempt=ctx.attempt, losses=ctx.losses)
+    for task in asyncio.all_tasks():
+        task.cancel()
+    await asyncio.Event().wait()
 
 
 @jobs.job

@@ -98,7 +98,7 @@ create table {schema}.call (
 -- One row per lease that has workers.
 create table {schema}.lease (
   id text collate "C" primary key,
-  counter bigint not null default 0
+  counter bigint not null
 ) with (fillfactor = 50);
 
 -- One row per push, for as long as its producer may repeat it.
