@@ -70,9 +70,15 @@ def _named_in(path: Path) -> str | None:
         return None
     try:
         with path.open("rb") as file:
-            app = tomllib.load(file).get("tool", {}).get("fastjobs", {}).get("app")
-    except (OSError, tomllib.TOMLDecodeError, AttributeError) as error:
+            tool = tomllib.load(file).get("tool")
+    except (OSError, ValueError) as error:  # no TOML, no UTF-8
         raise ConfigError(f"{path} cannot be read: {error}; name the app on the command line, or mend the file") from error
+    settings = tool.get("fastjobs", {}) if isinstance(tool, dict) else {}
+    if not isinstance(settings, dict):
+        raise ConfigError(f'[tool.fastjobs] in {path}: must be a table with app = "shop:jobs" in it, got {settings!r:.100}')
+    if unknown := sorted(settings.keys() - {"app"}):
+        raise ConfigError(f"[tool.fastjobs] in {path}: no such setting: {', '.join(unknown)}; there is: app")
+    app = settings.get("app")
     if app is not None and not isinstance(app, str):
         raise ConfigError(f'[tool.fastjobs] app in {path}: must be a text like "shop:jobs", got {app!r}')
     return app
@@ -111,7 +117,7 @@ def _import(spec: Spec) -> ModuleType:
 
 
 def _not_found(spec: Spec, missing: str) -> str:
-    looked = "\n".join(f"    {place}" for place in sys.path if place and not _is_library(place))
+    looked = "\n".join(f"    {place}" for place in sys.path if os.path.isdir(place) and not _is_library(place))
     parent, _, last = spec.module.rpartition(".")
     hint = f"\n  Did you mean {parent}:{last}?" if missing == spec.module and parent else ""
     return f"no module named {missing!r} (for the app {spec}). Looked in:\n{looked}\n  and the installed packages.{hint}"

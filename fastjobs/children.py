@@ -21,7 +21,7 @@ from typing import Any, Final, NoReturn
 import msgspec
 import uvloop
 
-from fastjobs.app import find_spec, load_app, other_threads
+from fastjobs.app import find_spec, load_app, other_threads, user_traceback
 from fastjobs.backends import mask_password, scheme_of
 from fastjobs.backends.broker import serve
 from fastjobs.bequest import take
@@ -43,6 +43,7 @@ from fastjobs.maintenance import Maintenance
 from fastjobs.queue import JobQueue
 from fastjobs.signals import ENDING, STACKS
 from fastjobs.slots import Slots
+from fastjobs.streams import sturdy
 from fastjobs.terms import Terms
 from fastjobs.worker import Worker
 
@@ -53,11 +54,14 @@ PR_SET_NAME: Final = 15
 
 
 def facts_of(jobs: JobQueue, spec: str, threads: list[str]) -> AppFacts:
-    """The facts about an imported app."""
+    """The facts about an imported app. ConfigError if its URL cannot be that of a store."""
+    scheme = scheme_of(jobs.url)
+    if scheme != "memory":
+        jobs.store()  # checks the URL, and loads the store's library once for all children; nothing is opened
     return AppFacts(
         spec=spec,
         app_id=jobs.app_id,
-        scheme=scheme_of(jobs.url),
+        scheme=scheme,
         url=mask_password(jobs.url),
         jobs={handler.name: handler.queue for handler in jobs.registry.handlers()},
         queues=list(jobs.queues()),
@@ -154,6 +158,7 @@ def _connect_streams(task: ChildTask) -> None:
     if task.out_fd >= 0:
         os.dup2(task.out_fd, 1)
         os.dup2(task.err_fd, 2)
+    sys.stdout, sys.stderr = sturdy(sys.stdout, 1), sturdy(sys.stderr, 2)
 
 
 def _run_loop(work: Coroutine[Any, Any, int]) -> int:
@@ -192,8 +197,8 @@ async def _work(task: ChildTask, jobs: JobQueue, slots: Slots) -> int:
     except BackendError as error:
         log.error("%s", error)
         leave(0 if told else EXIT_REFUSED)
-    except Exception:
-        log.exception("worker failed")
+    except Exception as error:
+        log.error("worker failed: %s: %s\n%s", type(error).__name__, error, user_traceback(error))
         leave(EXIT_FAILED)
     # Not through the loop's end: that would wait for tasks and threads that would not stop.
     leave(EXIT_UNFINISHED if worker.unfinished else 0)

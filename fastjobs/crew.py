@@ -106,6 +106,7 @@ class Crew:
         self._bereaved = bereaved
         self._watchdog_s = watchdog_s
         self._worked = False
+        self._died_young = False
         self._weighed_at = 0.0  # clock.monotonic, of the last look at resident memory
 
     # -- the number of workers ----------------------------------------------------------------------------------------
@@ -129,6 +130,11 @@ class Crew:
     def hopeless(self) -> bool:
         """Whether workers only die, and none has ever been at work."""
         return not self._worked and bool(self.seats) and all(seat.failures >= HOPELESS for seat in self.seats)
+
+    @property
+    def only_died(self) -> bool:
+        """Whether workers have died young, and none has ever been at work."""
+        return not self._worked and self._died_young
 
     def take_in(self, processes: Iterable[WorkerProcess], *, next_number: int, code: int) -> None:
         """Workers of the supervisor's earlier image, which run earlier code than *code*."""
@@ -309,6 +315,7 @@ class Crew:
         slot.state = State.DEAD
         self._bereaved()
         self._worked = self._worked or worked
+        self._died_young |= status != 0 and not worked
         if process.leaving:
             overdue = process.busy and process.kill_at is not None and now > process.kill_at - STOP_S
             self.cut_short |= process.cut_short or overdue or status == EXIT_UNFINISHED << 8

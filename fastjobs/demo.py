@@ -1,7 +1,8 @@
 """A demonstration on files that every machine has: measure each module of Python's own standard library, one job a file.
 
-``fastjobs demo`` starts eight workers, enqueues about two thousand files, and counts: as many
-results as files, none missing, none twice. Each job reads, hashes and parses its file and appends one line of JSON.
+``fastjobs demo`` starts eight workers, enqueues about two thousand files, and counts: as many results as files, none missing,
+none twice. Each job reads, hashes and parses its file and appends one line of JSON. A worker that is killed between that and
+settling leaves a job that is run again: at the end such repeats are counted and dropped, as any reader of results must.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ class Run:
         if backend is not None:
             jobs.use(backend)
         if scheme_of(jobs.url) != "memory":
-            asyncio.run(_migrate())
+            asyncio.run(_reach())
         elif broker_answers(jobs.app_id):
             raise ConfigError("a supervisor of the demo runs here already; stop it first, or give this one a --backend")
         self.out = _new_file(out)
@@ -204,9 +205,11 @@ def _new_file(out: Path | None) -> Path:
     return out.absolute()
 
 
-async def _migrate() -> None:
+async def _reach() -> None:
+    """Before eight workers say that they cannot. StoreUnavailable, or what else is wrong with the store."""
     try:
         await jobs.migrate()
+        await jobs.stats()
     finally:
         await jobs.close()
 
@@ -263,7 +266,7 @@ class Report:
 
     files: int  #: that were to be measured
     results: int = 0
-    repeated: int = 0  #: results beyond the first of a file: a worker died between writing and settling
+    repeated: int = 0  #: results beyond the first of a file, dropped: a worker died between writing and settling
     missing: list[str] = field(default_factory=list)
     lines: int = 0
     definitions: int = 0
@@ -274,16 +277,24 @@ class Report:
 
 
 def report(paths: Sequence[str], out: Path) -> Report:
-    """Read the results back and count each file once."""
+    """Read the results back, leave one a file in *out*, and count."""
     found: dict[str, Measured] = {}
+    kept: list[bytes] = []
     result = Report(len(paths))
     with out.open("rb") as lines:
         for line in lines:
             measured = msgspec.json.decode(line, type=Measured)
-            result.results += 1
             result.by_worker[measured.pid] += 1
-            found.setdefault(measured.path, measured)
-    result.repeated = result.results - len(found)
+            if measured.path in found:
+                result.repeated += 1
+            else:
+                found[measured.path] = measured
+                kept.append(line)
+    result.results = len(found)
+    if result.repeated:
+        fresh = out.with_name(f"{out.name}.new")
+        fresh.write_bytes(b"".join(kept))
+        fresh.replace(out)
     result.missing = [path for path in paths if path not in found]
     for each in found.values():
         result.lines += each.lines

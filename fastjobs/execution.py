@@ -260,10 +260,13 @@ class Execution:
         """Say what became of the run: a dead job always, a retry at INFO."""
         name, id = job.name, id_text(job.id)
         if verdict.kind is Kind.DEAD:
-            log.warning("✗ %s %s dead after %d attempts: %s: %s", name, id, verdict.job.attempts, _type(error), _short(error))
+            count = verdict.job.attempts
+            attempts = "1 attempt" if count == 1 else f"{count} attempts"
+            log.warning("✗ %s %s dead after %s: %s: %s", name, id, attempts, _type(error), _short(error))
         elif self.log_jobs or log.isEnabledFor(logging.INFO):
             delay = duration_text(verdict.delay_s)
-            log.info("↻ %s %s again in %s, attempt %d: %s: %s", name, id, delay, job.attempts + 1, _type(error), _short(error))
+            ran = f"attempt {job.attempts + 1}" if verdict.job.attempts > job.attempts else "no attempt"
+            log.info("↻ %s %s again in %s, %s: %s: %s", name, id, delay, ran, _type(error), _short(error))
         return verdict
 
 
@@ -329,4 +332,5 @@ def _short(error: BaseException) -> str:
         text = str(error)
     except BaseException:
         return "(no message)"
-    return text if len(text) <= 300 else f"{text[:300]}…"
+    line = "".join(sign if sign.isprintable() else "?" for sign in " ".join(text[:1000].split()))  # harmless to a terminal
+    return line if len(line) <= 300 else f"{line[:300]}…"

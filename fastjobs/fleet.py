@@ -21,8 +21,9 @@ from fastjobs.backends.remote import URL_SCHEME
 from fastjobs.children import facts_of
 from fastjobs.childtask import AppFacts, ChildTask, LogSetup, plain_options, read_options
 from fastjobs.crew import QUIET_S, Crew, kill_group
-from fastjobs.errors import AppImportError
+from fastjobs.errors import AppImportError, ConfigError
 from fastjobs.launch import Launcher
+from fastjobs.local import broker_answers
 from fastjobs.options import WorkerOptions
 from fastjobs.progress import Tally, Totals
 from fastjobs.queue import JobQueue
@@ -121,7 +122,7 @@ class Fleet:
         self.broker = BrokerProcess(handover.broker if handover else None)
         self.socket = ""  # of the broker, if the jobs are in memory
         if loaded.facts.scheme == "memory":
-            self.socket = (handover.socket if handover else "") or str(socket_path(loaded.facts.app_id))
+            self.socket = (handover.socket if handover else "") or _free_socket(loaded.facts.app_id)
         self.maintenance = MaintenanceProcess(
             self._start_maintenance,
             self.slots.head,
@@ -202,6 +203,11 @@ class Fleet:
         finally:
             os.close(write_end)
 
+    def never_reached_store(self, within_s: float) -> bool:
+        """Whether the store has not answered maintenance once, *within_s* seconds from the start or longer."""
+        head = self.slots.head
+        return not head[Head.BEAT_NS] and bool(head[Head.STORE_DOWN]) and clock.monotonic() - self.tally.started > within_s
+
     # -- running ------------------------------------------------------------------------------------------------------
 
     def reap(self, now: float) -> list[int]:
@@ -270,6 +276,16 @@ def _fitting(options: WorkerOptions, slots: Slots, facts: AppFacts) -> WorkerOpt
     if options.concurrency > runners:
         log.warning("concurrency stays at %d until a restart; %d is asked for", runners, options.concurrency)
     return replace(options, concurrency=min(options.concurrency, runners), queues=tuple(options.queues or facts.queues) or None)
+
+
+def _free_socket(app_id: str) -> str:
+    """Where the broker is to listen. ConfigError if one does already."""
+    if broker_answers(app_id):
+        raise ConfigError(
+            f"a supervisor of this app runs here already, and its jobs are in memory ({socket_path(app_id)}); "
+            "stop it first, or give both a store that they can share: FASTJOBS_URL"
+        )
+    return str(socket_path(app_id))
 
 
 def _life_pipe() -> list[int]:

@@ -177,6 +177,8 @@ class Maintenance:
         stats = await backend.stats()
         self._counted_at = now
         ours = [queue for queue in stats.queues if queue.queue in self._queues]
+        others = [queue for queue in stats.queues if queue.queue not in self._queues]
+        self._head[Head.ELSEWHERE] = sum(queue.ready + queue.delayed for queue in others) + 1
         ready = sum(queue.ready for queue in ours)
         self._head[Head.READY] = ready + 1
         self._head[Head.DELAYED_LEFT] = sum(queue.delayed for queue in ours) + 1

@@ -86,7 +86,7 @@ class EnqueueOptions:
         if self.run_at is not None:
             epoch_s(self.run_at, "EnqueueOptions(run_at)")
             if self.delay is not None:
-                raise ConfigError("EnqueueOptions: run_at and delay exclude each other; give one of them")
+                raise ConfigError("EnqueueOptions(run_at): cannot stand beside a delay; give one of them")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,7 @@ class Progress:
     store_down: bool = False  #: the store does not answer
     draining: bool = False  #: stopping: no new jobs are started
     final: bool = False  #: the last one: everything has ended
+    elsewhere: int | None = None  #: ready and delayed jobs of all other queues in the store; None: not known (yet)
 
 
 class Totals(msgspec.Struct):
@@ -74,6 +75,7 @@ class Tally:
             workers=workers,
             ready=_known(head[Head.READY]),
             delayed=_known(head[Head.DELAYED_LEFT]),
+            elsewhere=_known(head[Head.ELSEWHERE]),
             running=running,
             done=totals.done,
             retried=totals.retried + head[Head.RETRIED_TOTAL],

@@ -333,7 +333,7 @@ class JobQueue:
     def url(self) -> str:
         """Where the jobs are stored, the password included: for opening, not for printing."""
         if self._backend is None:
-            return os.environ.get(URL_VARIABLE) or DEFAULT_URL
+            return _url_from_environment()
         return self._backend if isinstance(self._backend, str) else self._backend.url
 
     @property
@@ -341,15 +341,18 @@ class JobQueue:
         """Names this app on this machine: its module and directory. The broker's socket is named after it."""
         return app_id_of(self.module)
 
-    def store(self) -> Store:
-        """A fresh, unopened backend. For ``memory://`` that of the running supervisor, else this process's own."""
+    def store(self, *, create: bool = True) -> Store:
+        """A fresh, unopened backend. For ``memory://`` that of the running supervisor, else this process's own.
+
+        Without *create* a Postgres schema that is missing is an error, not made: for those that only look.
+        """
         backend = self._backend
         if backend is not None and not isinstance(backend, str):
             clone = backend.clone()
             clone.time_shift_s = backend.time_shift_s
             return clone
         url = self.url
-        return local_store(self, self.app_id) if scheme_of(url) == "memory" else make_store(url)
+        return local_store(self, self.app_id) if scheme_of(url) == "memory" else make_store(url, create=create)
 
     def use(self, backend: Store | str | None) -> None:
         """Store the jobs elsewhere from now on, in this process. Handlers stay."""
@@ -407,6 +410,16 @@ class JobQueue:
         if self._backend is not None and not isinstance(self._backend, str):
             producer.store.time_shift_s = self._backend.time_shift_s  # whoever gave it may move its clock
         return producer
+
+
+def _url_from_environment() -> str:
+    """FASTJOBS_URL, else memory. ConfigError, naming the variable, if it is no URL of a store."""
+    url = os.environ.get(URL_VARIABLE) or DEFAULT_URL
+    try:
+        scheme_of(url)
+    except ConfigError as error:
+        raise ConfigError(f"{URL_VARIABLE}: {error}") from None
+    return url
 
 
 def codec_from_environment() -> CodecName:

@@ -37,8 +37,6 @@ STALLED_AFTER_S: Final = 1.0
 STUCK_AFTER_S: Final = 10.0
 """A run told to stop that still runs after so long is stuck: its worker has to be replaced."""
 
-COUNTER: Final = {Kind.RETRY: Word.RETRIED, Kind.DEAD: Word.DIED, Kind.RELEASED: Word.RELEASED}
-
 Item = tuple[Job, OpenClaim, int]
 """A claimed job, its claim, and its index there."""
 
@@ -192,11 +190,9 @@ class Runners:
             _, claim, index = runner.item  # its claim may have been split meanwhile
             runner.item = None
             if verdict is None:
-                words[Word.DONE] += 1
                 claim.ended[index] = 1
                 claim.left -= 1
             else:
-                words[COUNTER[verdict.kind]] += 1
                 claim.end(index, outcome_of(index, verdict))
             if not claim.left:
                 self.over.append(claim)

@@ -42,6 +42,7 @@ class Head(IntEnum):
     RETRIED_TOTAL = 9  #: jobs that maintenance itself gave back for another attempt
     RELEASED_TOTAL = 10  #: jobs that maintenance itself gave back to the head of their queues
     ALIVE_NS = 11  #: maintenance: monotonic time its loop last turned, the store away or not
+    ELSEWHERE = 12  #: maintenance: ready and delayed jobs of queues not served here, plus 1; 0 = not known
     COUNT = 16
 
 
@@ -66,7 +67,7 @@ class Word(IntEnum):
     MAX_RSS_KIB = 5  #: peak resident memory, as os.wait4 gave it
     TICK_NS = 6  #: worker: monotonic time its loop last turned
     CLAIMED = 7
-    DONE = 8
+    DONE = 8  #: settled as such, like the next three
     RETRIED = 9
     DIED = 10
     RELEASED = 11

@@ -36,6 +36,9 @@ TICK_S: Final = 0.25
 QUICK_TICK_S: Final = 0.05
 """While something is awaited that gives no signal: a new worker coming up, the end of a burst."""
 
+BURST_PATIENCE_S: Final = 10.0
+"""A burst waits so long for a store that was not reached yet; one that goes away later is waited for without end."""
+
 LIVE_REPORT_S: Final = 0.25
 REPORT_S: Final = 5.0
 
@@ -198,7 +201,8 @@ class Supervisor:
             return self._failed
         if self._stop_signal and self._fleet.crew.cut_short:
             return 128 + self._stop_signal
-        return EXIT_FAILED if self._fleet.plan.burst and final.dead else 0
+        failed = final.dead or self._fleet.crew.only_died
+        return EXIT_FAILED if self._fleet.plan.burst and failed else 0
 
     # -- what time brings ---------------------------------------------------------------------------------------------
 
@@ -225,8 +229,13 @@ class Supervisor:
             self._drain()
         elif self._fleet.plan.burst and self._fleet.crew.hopeless:
             log.error("no worker comes up, and a burst is not to wait for ever: giving up")
-            self._failed = EXIT_REFUSED if self._fleet.slots.head[Head.STORE_DOWN] else EXIT_FAILED
+            self._failed = EXIT_FAILED
+            self._drain()
+        elif self._fleet.plan.burst and self._fleet.never_reached_store(BURST_PATIENCE_S):
+            log.error("the store cannot be reached, and a burst is not to wait for ever: giving up")
+            self._failed = EXIT_REFUSED
             self._fleet.maintenance.kill()
+            self._fleet.crew.kill_all()
             self._drain()
         elif self._fleet.plan.burst and self._fleet.slots.head[Head.BURST_DONE]:
             self._drain()
@@ -326,7 +335,7 @@ class Supervisor:
         crew = self._fleet.crew
         count = min(max(len(crew.seats) + step, 1), crew.most)
         if self._stage is Stage.RUNNING and count != len(crew.seats):
-            log.info("%d workers now", count)
+            log.info("%d %s now", count, "worker" if count == 1 else "workers")
             crew.resize(count)
 
     def _show_stacks(self) -> None:

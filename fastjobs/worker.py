@@ -25,7 +25,7 @@ from fastjobs.model import Exchanged, Kind, Outcome, Settlement
 from fastjobs.options import QueueOptions, WorkerOptions
 from fastjobs.registry import Registry
 from fastjobs.retry import is_suspect
-from fastjobs.runners import COUNTER, Item, Runners, Ticking
+from fastjobs.runners import Item, Runners, Ticking
 from fastjobs.slots import Slot, State, Word
 
 log = logging.getLogger("fastjobs.worker")
@@ -48,6 +48,8 @@ SETTLE_BYTES: Final = 16 * 1024 * 1024
 
 STOP_S: Final = 2.0
 """For runs that were told to stop when the grace time ended."""
+
+COUNTER: Final[dict[int, Word]] = {Kind.RETRY: Word.RETRIED, Kind.DEAD: Word.DIED, Kind.RELEASED: Word.RELEASED}
 
 
 class App(Protocol):
@@ -308,9 +310,11 @@ class Worker:
         self._publish(n)
         answer = await self._patiently(lambda: self.backend.exchange(self._id, n, settlements, self._queues, limit))
         for settlement, kept in zip(settlements, answer.kept, strict=True):
-            self._claims.pop(settlement.claim, None)
+            claim = self._claims.pop(settlement.claim, None)
             if not kept:
                 self._lose(settlement)
+            elif claim is not None:
+                self._count(claim, settlement)
         if limit:
             next_due_s = answer.next_due_s
             self._due_at = float("inf") if next_due_s is None else clock.monotonic() + max(next_due_s, 0.001)
@@ -322,6 +326,13 @@ class Worker:
     def _publish(self, call: int) -> None:
         self._slot.publish_claims(list(self._claims))
         self._words[Word.CALL] = call
+
+    def _count(self, claim: OpenClaim, settlement: Settlement) -> None:
+        """What was settled, and only that: what a worker that dies had ended but not settled is run, and counted, by others."""
+        words = self._words
+        words[Word.DONE] += len(claim.ended) - len(settlement.outcomes) - len(settlement.unfinished)
+        for outcome in settlement.outcomes:
+            words[COUNTER[outcome.kind]] += 1
 
     def _lose(self, settlement: Settlement) -> None:
         """The claim was not ours any more: others run its jobs."""
@@ -347,9 +358,7 @@ class Worker:
             try:
                 job = decode_job(envelope)
             except SerializationError as error:
-                outcome = set_aside(index, envelope, error, self._id)
-                self._words[COUNTER[Kind(outcome.kind)]] += 1
-                claim.end(index, outcome)
+                claim.end(index, set_aside(index, envelope, error, self._id))
                 continue
             if job.losses and is_suspect(job):
                 self._suspects.append((job, claim, index))
@@ -366,7 +375,6 @@ class Worker:
         """Jobs that have not started go back to the head of their queue."""
         for job, claim, index in items:
             claim.end(index, Outcome(index, int(Kind.RELEASED), entry_of(job)))
-            self._words[Word.RELEASED] += 1
             if not claim.left and not claim.lost:
                 self._runners.over.append(claim)
             elif not claim.ended_since:

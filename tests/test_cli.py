@@ -182,7 +182,7 @@ def test_a_delayed_job_is_not_ready(run: Run, core: MemoryStore, option: tuple[s
         (["resize", '{"path": "x"}', "--delay", "soon"], "--delay: 'soon' is not a duration"),
         (["resize", '{"path": "x"}', "--run-at", "2099-01-01"], "has no time zone; write 2099-01-01T00:00Z for UTC"),
         (["resize", '{"path": "x"}', "--run-at", "tomorrow"], "'tomorrow' is not a time"),
-        (["resize", '{"path": "x"}', "--run-at", "2099-01-01T00:00Z", "--delay", "1s"], "exclude each other"),
+        (["resize", '{"path": "x"}', "--run-at", "2099-01-01T00:00Z", "--delay", "1s"], "cannot stand beside a delay"),
         (["resize", '{"path": "x"}', "--jsonl", "-"], "not both"),
         (["resize", f'{{"path": "{"x" * 2000}"}}'], "over the limit of 2,000"),
         (["resize", "--jsonl", "nothing.jsonl"], "nothing.jsonl"),
@@ -441,7 +441,7 @@ def test_show_tells_payload_every_attempt_and_how_workers_died(run: Run, core: M
     [id] = in_store(core, lambda store: bury(store, a_job(history=[traced, lost])))
     shown = run("dead", "show", id).output
     assert 'payload   {"path":"a.png"}' in shown
-    assert "attempts  3 of 3, and 2 workers died of it" in shown
+    assert "attempts  3 of 3, and was running when 2 workers died" in shown
     assert (
         "↻ attempt 3, failed at 2023-11-14 22:13:20 UTC on worker worker-1\n  ValueError: no\n  Traceback:\n    line 1" in shown
     )
@@ -489,6 +489,13 @@ def test_deleting_all_must_be_confirmed(run: Run, core: MemoryStore) -> None:
     assert run("dead", "delete", "--all", "--yes").output == "1 dead letter deleted\n"
 
 
+def test_a_dead_letter_that_is_not_there_is_no_wrong_usage(run: Run, core: MemoryStore) -> None:
+    for command in ("show", "requeue", "delete"):
+        result = run("dead", command, id := "01920000-0000-7000-8000-000000000000")
+        assert (result.exit_code, result.stderr.count(f"no dead letter {id}")) == (1, 1)
+        assert run("dead", command, id, *([id] if command != "show" else [])).stderr.count("no dead letter") == 1
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -496,7 +503,6 @@ def test_deleting_all_must_be_confirmed(run: Run, core: MemoryStore) -> None:
         (["delete", "--name", "a"], "add --all to take all that fit the filters"),
         (["requeue", "--all", "x"], "not both"),
         (["requeue", "x"], "'x' is not a job id"),
-        (["show", "01920000-0000-7000-8000-000000000000"], "no dead letter 01920000"),
         (["list", "--since", "long"], "--since: 'long' is not a duration"),
     ],
 )

@@ -245,7 +245,7 @@ def test_what_the_command_line_leaves_out_the_app_and_the_environment_say(
         (["--max-rss-mb", "-1"], "--max-rss-mb: must be from 1"),
         (["--watchdog", "1"], "--watchdog: must be at least 2 s"),
         (["--queue", "a b"], "--queue: must be 1 to 200 printable characters"),
-        (["--unknown", "keep"], "Invalid value for '--unknown'"),
+        (["--unknown", "keep"], "invalid value for '--unknown'"),
         (["./shop.py"], "did you mean shop:jobs?"),
         (["--backend", "mysql://me:hunter2@host"], "names no store"),
     ],

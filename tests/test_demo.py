@@ -67,7 +67,8 @@ def test_the_report_counts_each_file_once_and_names_what_is_missing(tmp_path: Pa
     for path, source in (("a.py", SOURCE), ("b.py", b"x = ("), ("a.py", SOURCE)):
         append(str(out), measured(path, source))
     found = report(["a.py", "b.py", "c.py"], out)
-    assert (found.files, found.results, found.repeated, found.missing) == (3, 3, 1, ["c.py"])
+    assert (found.files, found.results, found.repeated, found.missing) == (3, 2, 1, ["c.py"])
+    assert [msgspec.json.decode(line)["path"] for line in out.read_bytes().splitlines()] == ["a.py", "b.py"]
     assert (found.lines, found.definitions, found.unparsable) == (8, 4, 1)
     assert found.longest == [(Longest("long", 4, 4), "a.py")]
     text = "\n".join(described(found, Path("."), out, 2.0))

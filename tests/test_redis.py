@@ -131,7 +131,13 @@ async def test_an_old_server_is_refused(tmp_path: Path, connect: Connect) -> Non
     await old.wait_closed()
 
 
-@pytest.mark.parametrize("url", ["redis://h:port/0", "redis://h/0?namespace=a{b}", "redis://h/0?namespace=", "redis://[h/0"])
+BAD_URLS = [
+    *("redis://h:port/0", "redis://h/0?namespace=a{b}", "redis://h/0?namespace=", "redis://[h/0"),
+    *("redis://h/5x", "redis://h/a", "unix:///s?db=a", "redis://h?nmespace=a"),  # redis-py takes database 0, or fails later
+]
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
 def test_a_bad_url_is_a_config_error(url: str) -> None:
     with pytest.raises(ConfigError):
         RedisBackend(url)

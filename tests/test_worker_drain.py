@@ -382,31 +382,27 @@ async def test_a_worker_in_the_middle_of_an_outage_stops_what_runs_when_it_is_to
 
 
 async def test_a_worker_given_up_while_it_drains_still_waits_for_what_runs(store: FaultyBackend, jobs: JobQueue) -> None:
-    started, go, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    started: list[int] = []
+    ended: list[int] = []
+    gates = [asyncio.Event(), asyncio.Event()]
 
     @jobs.job
-    async def work(slow: bool) -> None:
-        if slow:
-            started.set()
-            await go.wait()
-            ended.set()
+    async def work(number: int) -> None:
+        started.append(number)
+        await gates[number].wait()
+        ended.append(number)
 
-    await work.enqueue(True)
+    await jobs.enqueue_many(work.prepare(number) for number in range(2))
     async with at_work(jobs, store) as crew:
-        await happens(started)
-        await work.enqueue(False)
-        await until(lambda: crew.count(Word.DONE) == 1)
-        store.fail("exchange", times=10, error=WorkerGone("given up"))
+        await until(lambda: len(started) == 2)
         crew.worker.drain()
-        await until(
-            lambda: (
-                any(not fault.times for fault in store.faults["exchange"]) or bool(store.faults["exchange"][0].reached.is_set())
-            )
-        )
+        fault = store.fail("exchange", times=1, error=WorkerGone("given up"))
+        gates[0].set()
+        await happens(fault.reached)
         assert not crew.task.done()
-        go.set()
+        gates[1].set()
         await soon(crew.task)
-    assert ended.is_set()
+    assert ended == [0, 1]
 
 
 @pytest.mark.parametrize("lost", ["a claim", "a settlement"])

@@ -34,8 +34,11 @@ def scheme_of(url: str) -> str:
     return scheme.lower()
 
 
-def make_store(url: str) -> Store:
-    """An unopened backend for *url*. ConfigError if no store is of that kind or its options are wrong."""
+def make_store(url: str, *, create: bool = True) -> Store:
+    """An unopened backend for *url*. ConfigError if no store is of that kind or its options are wrong.
+
+    Without *create* it does not make a schema that is missing.
+    """
     scheme = scheme_of(url)
     module, name = _KINDS[scheme]
     kind = getattr(importlib.import_module(module), name)
@@ -44,7 +47,8 @@ def make_store(url: str) -> Store:
     rest = url.partition("://")[2]
     if scheme == "memory+unix":
         return cast(Store, kind(rest))
-    return cast(Store, kind(f"{_ALIASES.get(scheme, scheme)}://{rest}"))
+    options = {"migrate": create} if _KINDS[scheme][1] == "PostgresBackend" else {}
+    return cast(Store, kind(f"{_ALIASES.get(scheme, scheme)}://{rest}", **options))
 
 
 def mask_password(url: str) -> str:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import hiredis
 import redis.asyncio
@@ -59,6 +59,21 @@ def split_namespace(url: str, namespace: str | None) -> tuple[str, str]:
     return f"{address}?{rest}" if rest else address, chosen
 
 
+def _check_database(url: str, shown: str) -> None:
+    """ConfigError for a database that is no number: redis-py takes database 0 then, without a word."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"{shown!r} is no Redis URL: {error}") from None
+    if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?[0-9]*", parts.path):
+        raise ConfigError(
+            f"{shown!r} is no Redis URL: its database must be a number, as in redis://host:6379/0, got {parts.path[1:]!r}"
+        )
+    named = dict(parse_qsl(parts.query)).get("db", "0")
+    if not named.isdecimal():
+        raise ConfigError(f"{shown!r} is no Redis URL: db must be a number, got {named!r}")
+
+
 class Links:
     """Connections to one server, each lent to one call at a time and dropped after any doubt about its state.
 
@@ -69,18 +84,21 @@ class Links:
     def __init__(self, url: str, connect_timeout_s: float, call_timeout_s: float) -> None:
         self.shown = mask_password(url)
         self.call_timeout_s = call_timeout_s
+        _check_database(url, self.shown)
         try:
             self._source: Any = redis.asyncio.ConnectionPool.from_url(url)
+            self._source.connection_kwargs.update(
+                socket_connect_timeout=connect_timeout_s,
+                socket_timeout=None,  # one deadline around each call, below: redis-py would set two timers
+                socket_read_size=READ_BYTES,
+                decode_responses=False,
+                health_check_interval=0,
+                protocol=2,
+            )
+            self._new()  # it opens nothing, but refuses options that there are not
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"{self.shown!r} is no Redis URL: {str(error).replace(url, self.shown)}") from None
-        self._source.connection_kwargs.update(
-            socket_connect_timeout=connect_timeout_s,
-            socket_timeout=None,  # one deadline around each call, below: redis-py would set two timers
-            socket_read_size=READ_BYTES,
-            decode_responses=False,
-            health_check_interval=0,
-            protocol=2,
-        )
+            words = re.sub(r"^.*unexpected keyword argument", "no such option:", str(error).replace(url, self.shown))
+            raise ConfigError(f"{self.shown!r} is no Redis URL: {words}") from None
         self._idle: list[Any] = []
         self._lent: set[Any] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -128,7 +146,7 @@ class Links:
 
     async def _ask(self, packed: bytes, timeout_s: float) -> Any:
         self._check_loop()
-        connection = self._idle.pop() if self._idle else self._source.connection_class(**self._source.connection_kwargs)
+        connection = self._idle.pop() if self._idle else self._new()
         self._lent.add(connection)
         try:
             async with asyncio.timeout(timeout_s):
@@ -157,6 +175,9 @@ class Links:
         self._lent.discard(connection)
         self._idle.append(connection)
         return reply
+
+    def _new(self) -> Any:
+        return self._source.connection_class(**self._source.connection_kwargs)
 
     async def _drop_idle(self) -> None:
         idle, self._idle = self._idle, []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 import traceback
 from typing import IO, Any, Final
@@ -10,7 +12,8 @@ from typing import IO, Any, Final
 import click
 
 from fastjobs.cli.fields import verbose_option
-from fastjobs.errors import AppImportError, BackendError, FastjobsError, WorkerError
+from fastjobs.errors import AppImportError, BackendError, ConfigError, FastjobsError, NotFoundError, WorkerError
+from fastjobs.streams import open_missing
 
 SUMMARIES: Final = {
     "supervise": "Run the app's jobs in worker processes.",
@@ -35,6 +38,8 @@ EXIT_BUG: Final = 70
 
 EXIT_INTERRUPTED: Final = 130
 
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class Failed(click.ClickException):
     """An error that the user sees as a sentence; with -v as a traceback before it."""
@@ -51,6 +56,20 @@ class Failed(click.ClickException):
         click.echo(f"error: {self.message}", file=stream)
 
 
+class Usage(click.ClickException):
+    """A wrong option or argument, in the form of all other errors."""
+
+    exit_code = 2
+
+    def __init__(self, error: click.UsageError) -> None:
+        message = error.format_message().rstrip(".")
+        super().__init__(message[:1].lower() + message[1:])
+        self._help = f"{error.ctx.command_path} --help" if error.ctx is not None else "fastjobs --help"
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"error: {self.message}\n  see: {self._help}", file=file or sys.stderr)
+
+
 class Bug(click.ClickException):
     """An exception that is none of ours: shown whole, for a report."""
 
@@ -64,12 +83,20 @@ class Bug(click.ClickException):
 
 
 def exit_code(error: FastjobsError) -> int:
-    """2 for what the user gave, 3 for an app that cannot be imported, 4 for the store, 1 for a worker that cannot go on."""
+    """2 for what the user gave, 3 for an app that cannot be imported, 4 for the store, 1 for what is not there or ended."""
     if isinstance(error, AppImportError):
         return 3
     if isinstance(error, BackendError):
         return 4
-    return 1 if isinstance(error, WorkerError) else 2
+    return 1 if isinstance(error, (WorkerError, NotFoundError)) else 2
+
+
+def _check_directory() -> None:
+    """ConfigError in a directory that was deleted: half of what a command does would fail there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ConfigError("the working directory has been deleted: change to another") from None
 
 
 class Commands(click.Group):
@@ -84,15 +111,32 @@ class Commands(click.Group):
         command: click.Command = importlib.import_module(f"fastjobs.cli.{cmd_name}").command
         return command
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        open_missing()
+        return super().main(*args, **extra)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **extra)
+        except click.UsageError as error:
+            raise Usage(error) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
+            _check_directory()
             return super().invoke(ctx)
         except FastjobsError as error:
             raise Failed(error, verbose=bool(ctx.meta.get("verbose"))) from error
         except KeyboardInterrupt:
             raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
+        except click.UsageError as error:
+            raise Usage(error) from error
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):  # the last: `… | head`
             raise
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise click.ClickException(f"the output cannot be written: {error.strerror}") from error
+            raise Bug("") from error
         except Exception as error:
             raise Bug("") from error
 

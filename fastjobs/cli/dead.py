@@ -107,7 +107,8 @@ def requeue_command(
     filters = Filters(name=name, queue=queue, since=since)
     _check_choice(ids, everything, filters)
     jobs = open_app(**target)
-    handled = build(lambda: run(jobs, lambda: jobs.dead.requeue_all(**filters) if everything else jobs.dead.requeue(*ids)))
+    named = dict.fromkeys(ids)
+    handled = build(lambda: run(jobs, lambda: jobs.dead.requeue_all(**filters) if everything else jobs.dead.requeue(*named)))
     _report("requeued", handled)
 
 
@@ -132,7 +133,8 @@ def delete_command(
     jobs = open_app(**target)
     if everything and not yes:
         _confirm(filters)
-    handled = build(lambda: run(jobs, lambda: jobs.dead.delete_all(**filters) if everything else jobs.dead.delete(*ids)))
+    named = dict.fromkeys(ids)
+    handled = build(lambda: run(jobs, lambda: jobs.dead.delete_all(**filters) if everything else jobs.dead.delete(*named)))
     _report("deleted", handled)
 
 
@@ -173,7 +175,9 @@ def _description(letter: DeadJob) -> Iterator[str]:
     yield f"created   {letter.created_at:%Y-%m-%d %H:%M:%S} UTC"
     yield f"died      {letter.died_at:%Y-%m-%d %H:%M:%S} UTC"
     of = f" of {letter.max_attempts}" if letter.max_attempts else ""
-    yield f"attempts  {letter.attempts}{of}" + (f", and {plural(letter.losses, 'worker')} died of it" if letter.losses else "")
+    yield f"attempts  {letter.attempts}{of}" + (
+        f", and was running when {plural(letter.losses, 'worker')} died" if letter.losses else ""
+    )
     yield f"reason    {printable(letter.reason)}"
     yield f"payload   {_payload_text(letter)}"
     for failure in letter.history:
@@ -218,5 +222,5 @@ def _fields(letter: DeadJob) -> dict[str, object]:
         fields["data"] = msgspec.Raw(letter.payload)
     except SerializationError:
         fields["payload"] = letter.payload
-    fields["history"] = [msgspec.structs.asdict(failure) for failure in letter.history]
+    fields["history"] = [msgspec.structs.asdict(failure) | {"at": clock.as_datetime(failure.at)} for failure in letter.history]
     return fields

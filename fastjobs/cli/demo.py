@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fastjobs import demo
-from fastjobs.cli.fields import verbose_option
+from fastjobs.cli.fields import build, verbose_option
 from fastjobs.cli.supervise import run_app
 from fastjobs.cli.target import backend_option
 from fastjobs.supervisor import SuperviseOptions
@@ -25,7 +25,7 @@ def command(workers: int, root: Path | None, out: Path | None, backend: str | No
 
     Exit code 1 if the result of any file is missing.
     """
-    options = SuperviseOptions(workers=workers)
+    options = build(lambda: SuperviseOptions(workers=workers))
     values: dict[str, Any] = {"app": "fastjobs.demo:jobs", "style": "text", "app_dir": None, "backend": backend}
     run = demo.Run(root, out, backend)
     code = run.beside(lambda: run_app(options, {**values, "concurrency": demo.CONCURRENCY}))

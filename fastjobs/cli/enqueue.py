@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from fastjobs import clock
-from fastjobs.calls import Call
+from fastjobs.calls import Call, JobHandle
 from fastjobs.cli.fields import build, field_options, given
 from fastjobs.cli.lines import Line, Lines
 from fastjobs.cli.target import open_app, run, target_options
@@ -50,22 +50,36 @@ def command(
     if data is not None and jsonl is not None:
         raise ConfigError("give the arguments as JSON, or a file of them with --jsonl, not both")
     options = build(lambda: EnqueueOptions(**given(EnqueueOptions, values)))
-    jobs = open_app(app, app_dir, backend)
+    jobs = open_app(app, app_dir, backend, create=True)
     _check_known(jobs, name)
     if jsonl is None:
         call = _prepare(jobs, name, os.fsencode("{}" if data is None else data), options)
-        click.echo(run(jobs, lambda: jobs.enqueue(call)).id)
+        _show_id(run(jobs, lambda: jobs.enqueue(call)))
         return
     with _opened(jsonl) as stream:
         bulk = Bulk(jobs, name, options, stream, Progress(sys.stderr, _size_of(stream)))
         try:
             run(jobs, bulk.store)
         except KeyboardInterrupt:
-            click.echo(f"interrupted: {bulk.summary()}; all up to line {bulk.done_line} is done, later lines may be", err=True)
+            click.echo(
+                f"interrupted: {bulk.summary()}; all up to line {bulk.done_line:,} is done, later lines may be", err=True
+            )
             raise
     click.echo(bulk.summary())
     if bulk.refused:
         raise click.exceptions.Exit(EXIT_REFUSED)
+
+
+def _show_id(handle: JobHandle) -> None:
+    """Print the id; if that fails, say at least that the job is stored, lest it be enqueued again."""
+    try:
+        click.echo(handle.id)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise click.ClickException(
+            f"the job is stored, as {handle.id}, but stdout cannot be written: {error.strerror}"
+        ) from error
 
 
 class Progress:

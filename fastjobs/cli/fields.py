@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import click
+from click.core import ParameterSource
 
 from fastjobs.errors import ConfigError
 
@@ -37,6 +38,12 @@ class FieldOption(click.Option):
         super().__init__([*declarations], **attributes)
         self._owner = owner
         self._field = field
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """The environment variable, where that is what was wrong."""
+        if ctx is not None and ctx.get_parameter_source(str(self.name)) is ParameterSource.ENVIRONMENT:
+            return f"{self.envvar} (for {self.opts[-1]})"
+        return super().get_error_hint(ctx)
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         self.help = field_help(self._owner, self._field)

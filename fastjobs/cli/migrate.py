@@ -15,7 +15,7 @@ from fastjobs.queue import JobQueue
 @target_options
 def command(app: str | None, app_dir: Path | None, backend: str | None) -> None:
     """Bring the store's schema up to this version of fastjobs. Safe to repeat, and while workers run."""
-    steps = asyncio.run(_migrate(open_app(app, app_dir, backend)))
+    steps = asyncio.run(_migrate(open_app(app, app_dir, backend, create=True)))
     for step in steps:
         click.echo(f"✓ {step}")
     if not steps:

@@ -8,6 +8,7 @@ import click
 
 from fastjobs.cli.target import open_app, run, target_options
 from fastjobs.cli.terminal import confirm_deletion, plural
+from fastjobs.options import check_name
 
 
 @click.command("purge")
@@ -16,6 +17,7 @@ from fastjobs.cli.terminal import confirm_deletion, plural
 @target_options
 def command(queue: str, yes: bool, app: str | None, app_dir: Path | None, backend: str | None) -> None:
     """Delete the ready and delayed jobs of QUEUE. Running jobs and dead letters stay."""
+    check_name(queue, "QUEUE")
     jobs = open_app(app, app_dir, backend)
     if not yes:
         confirm_deletion(f"Delete all ready and delayed jobs of queue {queue}?")

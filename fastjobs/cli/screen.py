@@ -43,6 +43,8 @@ class Screen:
         self._durable = launch.facts.scheme != "memory"
         for line in banner(launch):
             self._tell(line)
+        if not launch.facts.jobs:
+            self._tell("  no job is registered here: is a module missing in JobQueue(include=[…])?")
 
     def report(self, progress: Progress) -> None:
         """Show how far it has come."""
@@ -50,6 +52,8 @@ class Screen:
             self._tell(summary(progress))
             if progress.dead and self._durable:
                 self._tell(f"{self._red('✗')} {plural(progress.dead, 'job')} died; why: fastjobs dead list")
+            if progress.elsewhere:
+                self._tell(f"{plural(progress.elsewhere, 'job')} in queues that were not served here: fastjobs stats")
             left = (progress.ready or 0) + (progress.delayed or 0)
             if left and not self._durable:
                 self._tell(f"{plural(left, 'job')} not done ended with this supervisor; to keep jobs set FASTJOBS_URL")

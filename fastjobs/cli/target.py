@@ -51,10 +51,11 @@ def app_dir_option(command: F) -> F:
     )(command)
 
 
-def open_app(app: str | None, app_dir: Path | None, backend: str | None) -> JobQueue:
+def open_app(app: str | None, app_dir: Path | None, backend: str | None, *, create: bool = False) -> JobQueue:
     """The app, on *backend* if one is given; with a backend and no app anywhere, one without handlers.
 
-    An app on ``memory://`` is reached in its running supervisor. StoreUnavailable if none runs.
+    Unless told to *create*, it makes no schema: a typing mistake in a URL would look like an empty store. An app on
+    ``memory://`` is reached in its running supervisor. StoreUnavailable if none runs.
     """
     if backend is not None:
         scheme_of(backend)
@@ -65,7 +66,7 @@ def open_app(app: str | None, app_dir: Path | None, backend: str | None) -> JobQ
             raise
         if backend is None or scheme_of(backend) == "memory":
             raise ConfigError(NO_TARGET) from error
-        return JobQueue(backend)
+        return _only_looking(JobQueue(backend), create)
     if backend is not None:
         jobs.use(backend)
     if jobs.url.startswith("memory://"):
@@ -75,6 +76,12 @@ def open_app(app: str | None, app_dir: Path | None, backend: str | None) -> JobQ
                 f"start one: fastjobs supervise, or name a store: --backend redis://localhost, or FASTJOBS_URL"
             )
         jobs.use(f"{URL_SCHEME}{socket_path(jobs.app_id)}")
+    return _only_looking(jobs, create)
+
+
+def _only_looking(jobs: JobQueue, create: bool) -> JobQueue:
+    if not create and jobs.url.startswith("postgres"):
+        jobs.use(jobs.store(create=False))
     return jobs
 
 

@@ -91,7 +91,8 @@ async def exit_beside(ctx: JobContext) -> None:
 @jobs.job
 async def leave_child(n: int, *, hold: bool) -> None:
     """Starts a process that goes on after the handler has ended; with *hold* it does not end."""
-    child = subprocess.Popen([sys.executable, "-c", "import signal; print(flush=True); signal.pause()"], stdout=subprocess.PIPE)
+    code = "import signal; signal.alarm(60); print(flush=True); signal.pause()"  # should nobody end it
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert child.stdout is not None
     child.stdout.readline()
     say("started", job=n, child=child.pid)

@@ -184,5 +184,6 @@ class Supervised:
 
 
 def _take_terminal() -> None:
-    """In the child: its stdin is its controlling terminal."""
+    """In the child: its stdin is its controlling terminal, whose end it is to hear of even if the tests run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -1,0 +1,51 @@
+"""Standard streams that are there, and that bear the end of their readers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from typing import Any, Final, TextIO
+
+GONE: Final = (BrokenPipeError, ConnectionResetError)
+
+
+def open_missing() -> None:
+    """Give this process the standard streams it was started without (``>&-``): a socket would take their numbers."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one, as those below it are open
+            os.set_inheritable(null, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - stays open
+
+
+class _Raw(io.FileIO):
+    """A descriptor that is turned to nowhere once its reader has gone."""
+
+    def write(self, data: object) -> int:
+        try:
+            return super().write(data) or 0  # type: ignore[arg-type]
+        except GONE:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno())
+            os.close(null)
+            return memoryview(data).nbytes  # type: ignore[arg-type]
+
+
+def sturdy(stream: TextIO, fd: int) -> TextIO:
+    """A text stream like *stream* to *fd*. A handler that prints has not failed because nobody reads any more."""
+    with contextlib.suppress(OSError, ValueError):
+        stream.flush()
+    raw: Any = _Raw(fd, "w", closefd=False)
+    unbuffered = bool(getattr(stream, "write_through", False))  # python -u: no buffer at all
+    return io.TextIOWrapper(
+        raw if unbuffered else io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=bool(getattr(stream, "line_buffering", True)),
+        write_through=unbuffered,
+    )
