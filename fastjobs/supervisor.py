@@ -82,7 +82,7 @@ def supervise(
     worker: Mapping[str, Any] | None = None,
     app_dir: str | os.PathLike[str] | None = None,
     backend: str | None = None,
-    live: bool = False,
+    report_s: float = REPORT_S,
     observe: bool = True,
     logging: LogSetup | None = None,
     started: Callable[[Launch], None] | None = None,
@@ -91,9 +91,9 @@ def supervise(
     """Run the app *spec* in worker processes until told to stop, or a burst is over. Returns the exit code. Main thread only.
 
     *worker*: `WorkerOptions` fields that override the app's own. *backend*: a URL in place of the app's. *report* gets a
-    `Progress` about four times a second if *live*, else every five, and a final one; with *observe* it has counts of what is
-    ready, at the price of one look at the store a second. *started* is called once the app is imported, before the first
-    fork, and again after a reload. With *output* the children's lines go there.
+    `Progress` every *report_s* seconds, and a final one; with *observe* it has counts of what is ready, at the price of one
+    look at the store a second. *started* is called once the app is imported, before the first fork, and again after a reload.
+    With *output* the children's lines go there.
 
     Exit codes: 0; 1 when jobs died in a burst or the memory store was lost; 4 when the store refuses the workers; 128 + the
     signal when a drain was cut short. Raises ConfigError, AppImportError, BackendError before anything runs.
@@ -112,7 +112,7 @@ def supervise(
         logging=logging,
     )
     with Signals() as signals:
-        return Supervisor(plan, place, handover, signals, output).run(report, LIVE_REPORT_S if live else REPORT_S, started)
+        return Supervisor(plan, place, handover, signals, output).run(report, report_s, started)
 
 
 def usable_cpus() -> int:

@@ -23,6 +23,7 @@ SUMMARIES: Final = {
     "dead": "Look at dead letters; send them back to work or delete them.",
     "purge": "Delete the ready and delayed jobs of a queue.",
     "migrate": "Bring the store's schema up to date.",
+    "bench": "Measure a store and this machine with real workers.",
     "demo": "See it work: count the lines of Python's own library.",
 }
 """The commands, in the order of the help, each with its line there. Kept here so that the help imports none of them."""

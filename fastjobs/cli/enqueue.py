@@ -17,7 +17,7 @@ from fastjobs.calls import Call, JobHandle
 from fastjobs.cli.fields import build, field_options, given
 from fastjobs.cli.lines import Line, Lines
 from fastjobs.cli.target import open_app, run, target_options
-from fastjobs.cli.terminal import LiveLine, is_live, plural, printable
+from fastjobs.cli.terminal import LiveLine, bar, is_live, plural, printable
 from fastjobs.durations import duration_text
 from fastjobs.errors import ConfigError, EnqueueManyError, FastjobsError, SerializationError, UnknownJobError
 from fastjobs.options import EnqueueOptions
@@ -96,8 +96,7 @@ class Progress:
             return
         share = ""
         if self._size:
-            part = min(1.0, read_bytes / self._size)
-            share = f"{'█' * round(20 * part):░<20} {100 * part:3.0f} % · "
+            share = f"{bar(read_bytes / self._size)} · "
         rate = stored / max(seconds, 1e-3)
         self._line.draw(f"{share}{stored:,} stored · {refused:,} refused · {rate:,.0f} jobs/s")
 

@@ -14,7 +14,7 @@ from fastjobs.cli.fields import build, field_options, given, verbose_option
 from fastjobs.cli.screen import Screen
 from fastjobs.cli.target import app_dir_option, backend_option
 from fastjobs.options import WorkerOptions
-from fastjobs.supervisor import SuperviseOptions, supervise
+from fastjobs.supervisor import LIVE_REPORT_S, REPORT_S, SuperviseOptions, supervise
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,7 +58,7 @@ def run_app(options: SuperviseOptions, values: dict[str, Any]) -> int:
         worker=worker,
         app_dir=app_dir,
         backend=values["backend"],
-        live=screen.live,
+        report_s=LIVE_REPORT_S if screen.live else REPORT_S,
         logging=LogSetup(style=style, verbose=verbose, over_live_line=screen.live),
         started=screen.started,
         output=screen.output if screen.live else None,

@@ -71,6 +71,12 @@ def confirm_deletion(question: str) -> None:
     click.confirm(question, abort=True, err=True)
 
 
+def bar(share: float) -> str:
+    """``██████░░░░░░░░░░░░░░  30 %``."""
+    part = min(max(share, 0.0), 1.0)
+    return f"{'█' * round(20 * part):░<20} {100 * part:3.0f} %"
+
+
 class LiveLine:
     """One line at the bottom of a terminal, redrawn in place at most four times a second."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastjobs.childtask import LogSetup
 from fastjobs.progress import Progress
-from fastjobs.supervisor import Launch, SuperviseOptions, supervise
+from fastjobs.supervisor import LIVE_REPORT_S, Launch, SuperviseOptions, supervise
 from tests.processes.events import say
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -52,7 +52,7 @@ def main() -> None:
         SuperviseOptions(**options),
         report,
         worker=worker,
-        live=True,
+        report_s=LIVE_REPORT_S,
         logging=LogSetup(),
         started=started,
         output=output if relayed else None,

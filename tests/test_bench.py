@@ -1,0 +1,123 @@
+"""``fastjobs bench``: every scenario on every store, each job counted, and nothing left behind."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import Any
+
+import msgspec
+import pytest
+
+from fastjobs.backends import make_store
+from fastjobs.benchmark import place, scenarios
+from fastjobs.benchmark.run import SCENARIOS, check
+from fastjobs.cli.bench import lines
+from fastjobs.errors import ConfigError, WorkerError
+from fastjobs.model import Entry
+from tests.stores import Place
+
+servers = pytest.mark.parametrize("store_kind", ["redis", "postgres"])
+
+
+def bench(*args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fastjobs", "bench", "-n", "2", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+def results(*args: str) -> dict[str, Any]:
+    done = bench("--json", *args)
+    assert done.returncode == 0, done.stderr
+    return {result["scenario"]: result for result in msgspec.json.decode(done.stdout)["results"]}
+
+
+def test_all_scenarios_run_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = results("--jobs", "1000", "--scenario", "all")
+    assert list(found) == list(SCENARIOS)
+    assert (found["noop"]["jobs"], found["retry"]["jobs"], found["cpu"]["jobs"]) == (1000, 300, 10)
+    assert found["cpu"]["worker_cpu_us"] > 2000
+    assert found["latency"]["p50_ms"] <= found["latency"]["p99_ms"] <= found["latency"]["p999_ms"]
+    assert found["loaded"]["load_per_s"] == found["noop"]["drain_per_s"] / 2
+
+
+@servers
+async def test_on_a_server_jobs_stand_apart_from_the_users_and_none_is_left(place: Place, store_kind: str) -> None:
+    mine = place.backend()
+    await mine.push("p", 1, 1, [Entry(bytes(16), "bench", 5, b"mine")])
+    found = results("--jobs", "500", "--scenario", "noop", "--backend", place.url())
+    assert found["noop"]["drain_per_s"] > 0
+    assert found["noop"]["store_drain_cpu_us"] is not None
+    assert [(queue.queue, queue.ready) for queue in (await mine.stats()).queues] == [("bench", 1)]
+    await mine.purge("bench")
+    await mine.close()
+
+
+@servers
+async def test_what_an_interrupted_run_left_is_not_counted_by_the_next(place: Place, store_kind: str) -> None:
+    option = "schema" if store_kind == "postgres" else "namespace"
+    left = make_store(re.sub(rf"{option}=\w+", f"{option}=fastjobs_bench", place.url()))
+    await left.push("p", 1, 1, [Entry(bytes(16), "bench", 5, b"left")])
+    await left.close()
+    assert results("--jobs", "500", "--scenario", "noop", "--backend", place.url())["noop"]["jobs"] == 500
+
+
+async def test_a_lost_job_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scenarios, "SILENCE_S", 1.0)
+
+    class Losing:
+        """Counts one job more than was stored."""
+
+        async def enqueue_many(self, calls: Any) -> int:
+            return await jobs.enqueue_many(list(calls)[1:]) + 1
+
+        async def __aenter__(self) -> None: ...
+
+        async def __aexit__(self, *exc: object) -> None:
+            await jobs.close()
+
+    jobs = scenarios.jobs
+    async with place.place_at("memory://") as at:
+        with jobs.override(at.url):
+            monkeypatch.setattr(scenarios, "jobs", Losing())
+            meter = scenarios_meter(at)
+            with pytest.raises(WorkerError, match="no job was done for 1 s; 99 of 100 are"):
+                await scenarios.drain(at.url, meter, "noop", 100, 1, lambda what, share: None)
+
+
+def scenarios_meter(at: place.Place) -> Any:
+    from fastjobs.benchmark.meters import meter_of
+
+    return meter_of(at.url, at.broker)
+
+
+def test_scenarios_come_in_the_order_of_the_table_with_what_they_need() -> None:
+    assert check([]) == ["noop", "single", "latency"]
+    assert check(["latency", "retry"]) == ["retry", "latency"]
+    assert check(["loaded"]) == ["noop", "loaded"]
+    with pytest.raises(ConfigError, match="there is no fast; there are: noop, "):
+        check(["fast"])
+
+
+def test_wrong_options_are_refused() -> None:
+    for args, said in ((["--scenario", "x"], "--scenario: "), (["--jobs", "1"], "--jobs: "), (["-n", "0"], "--workers: ")):
+        done = bench(*args)
+        assert (done.returncode, done.stderr.startswith(f"error: {said}")) == (2, True)
+
+
+def test_the_table_says_what_it_does_not_know() -> None:
+    drained = scenarios.Drained(
+        scenario="noop",
+        jobs=1000,
+        workers=2,
+        enqueue_per_s=123456.7,
+        drain_per_s=200000.0,
+        producer_cpu_us=2.5,
+        worker_cpu_us=2.0,
+        store_enqueue_cpu_us=None,
+        store_drain_cpu_us=None,
+        worker_mib=5.5,
+    )
+    head, row, _ = lines([drained])
+    assert row.split() == ["noop", "1,000", "123,457", "200,000", "100,000", "2.50", "2.00", "?", "5.5"]
+    assert head.split("  ")[0] == "scenario"
