@@ -64,7 +64,7 @@ def test_payload_encode(benchmark: BenchmarkFixture, name: str) -> None:
 
 def test_bind_encode_and_check(benchmark: BenchmarkFixture) -> None:
     three.handler.resolve()
-    benchmark(three.handler.encode, ("a.png", 400), {"crop": True})
+    benchmark(three.handler.bind, "a.png", 400, crop=True)
 
 
 def test_prepare(benchmark: BenchmarkFixture) -> None:

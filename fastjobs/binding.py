@@ -72,7 +72,7 @@ def compile_job(
 ) -> Handler:
     """A `Job` class's *instance* as a handler: its payload is one value of *data_type*, at top level.
 
-    Its `encode` takes that value as the only argument. ConfigError if `execute` cannot be called with a context and data.
+    Its `bind` takes that value as the only argument. ConfigError if `execute` cannot be called with a context and data.
     """
     cls, execute = type(instance), instance.execute
     name = check_name(options.name or getattr(instance, "name", None) or cls.__name__, "job(name)")
@@ -135,7 +135,7 @@ def _compile_value(
     traits = _examined(name, place, f"[{type_name(kind)}]", kind, codec)
     payload = _payload(name, place, codec, kind, None, {"": traits})
 
-    def encode(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    def bind(*args: Any, **kwargs: Any) -> bytes:
         if len(args) != 1 or kwargs:
             raise TypeError(f"{name} takes its data as the only argument, got {len(args) + len(kwargs)}")
         stored = payload.encode(args[0])
@@ -151,7 +151,7 @@ def _compile_value(
                 payload.compare_value(args[0], arrived)
         return stored
 
-    return Compiled(True, encode, lambda data: payload.encode_checked(data, None), payload.decode, execute)
+    return Compiled(True, bind, lambda data: payload.encode_checked(data, None), payload.decode, execute)
 
 
 def _compile_function(
@@ -179,7 +179,7 @@ def _compile_function(
 
     return Compiled(
         ctx is not None,
-        lambda args, kwargs: bind(*args, **kwargs),
+        bind,
         encode_data,
         payload.decode,
         _caller(function, stored, ctx is not None),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import (
     TYPE_CHECKING,
@@ -21,12 +21,10 @@ from typing import (
     overload,
 )
 
-import msgspec
-
-from fastjobs import clock
+from fastjobs.clock import wall
 from fastjobs.context import JobContext
 from fastjobs.durations import Duration, duration_s, epoch_s
-from fastjobs.envelope import encode_job
+from fastjobs.envelope import Template
 from fastjobs.errors import ConfigError, SerializationError
 from fastjobs.ids import id_text, new_id
 from fastjobs.joblike import Job
@@ -103,73 +101,74 @@ class JobHandle:
         return hash(self._id)
 
 
-class Call:
-    """One call, arguments encoded and checked, not yet stored. May be enqueued any number of times: a new job each time."""
+class Shape:
+    """What all calls of one handler, or name, under the same options have in common. Nearest wins: enqueue, handler, queue."""
 
-    __slots__ = ("_headers", "_queue_options", "handler", "name", "options", "payload", "queue")
+    __slots__ = ("delay_s", "handler", "max_payload_bytes", "name", "options", "priority", "queue", "run_at", "template")
 
     def __init__(
         self,
         name: str,
         handler: Handler | None,
-        payload: bytes,
         options: EnqueueOptions,
         *,
-        queue_options: dict[str, QueueOptions],
+        queue_options: Mapping[str, QueueOptions],
         max_payload_bytes: int,
     ) -> None:
-        if len(payload) > max_payload_bytes:
-            raise SerializationError(
-                f"{name}: a payload of {len(payload):,} bytes is over the limit of {max_payload_bytes:,}; "
-                f"store the data elsewhere and pass a reference, or raise JobQueue(max_payload_bytes=…)"
-            )
         self.name = name
         self.handler = handler
-        self.payload = payload
         self.options = options
+        self.max_payload_bytes = max_payload_bytes
         self.queue = options.queue or (handler.queue if handler is not None else DEFAULT_QUEUE)
-        self._queue_options = queue_options
-        self._headers: dict[str, msgspec.Raw] | None = None if options.retry is None else carry_policy(options.retry)
+        self.priority = _priority(options, handler, queue_options.get(self.queue))
+        self.run_at = None if options.run_at is None else epoch_s(options.run_at, "run_at")
+        self.delay_s = 0.0 if options.delay is None else duration_s(options.delay, "delay")
+        of_handler = handler.max_losses if handler is not None else None
+        job = StoredJob(ENVELOPE_VERSION, self.priority, bytes(16), name, self.queue, b"", 0.0)
+        job.max_attempts = options.max_attempts
+        job.max_losses = options.max_losses or of_handler or DEFAULT_MAX_LOSSES
+        job.timeout_s = None if options.timeout is None else duration_s(options.timeout, "timeout")
+        job.headers = None if options.retry is None else carry_policy(options.retry)
+        self.template = Template(job)
+
+
+def _priority(options: EnqueueOptions, handler: Handler | None, of_queue: QueueOptions | None) -> int:
+    if options.priority is not None:
+        return options.priority
+    if handler is not None and handler.options.priority is not None:
+        return handler.options.priority
+    return DEFAULT_PRIORITY if of_queue is None or of_queue.priority is None else of_queue.priority
+
+
+class Call:
+    """One call, arguments encoded and checked, not yet stored. May be enqueued any number of times: a new job each time."""
+
+    __slots__ = ("payload", "shape")
+
+    def __init__(self, shape: Shape, payload: bytes) -> None:
+        if len(payload) > shape.max_payload_bytes:
+            raise SerializationError(
+                f"{shape.name}: a payload of {len(payload):,} bytes is over the limit of {shape.max_payload_bytes:,}; "
+                f"store the data elsewhere and pass a reference, or raise JobQueue(max_payload_bytes=…)"
+            )
+        self.shape = shape
+        self.payload = payload
+
+    @property
+    def name(self) -> str:
+        """Of the job."""
+        return self.shape.name
+
+    @property
+    def queue(self) -> str:
+        """Where it goes."""
+        return self.shape.queue
 
     def entry(self) -> Entry:
-        """A new job for this call, as it is stored. Nearest wins: enqueue over handler over queue over default."""
-        options, id = self.options, new_id()
-        job = StoredJob(
-            ENVELOPE_VERSION,
-            self._priority(),
-            id,
-            self.name,
-            self.queue,
-            self.payload,
-            clock.wall(),
-            0,
-            0,
-            options.max_attempts,
-            self._max_losses(),
-            None if options.timeout is None else duration_s(options.timeout, "timeout"),
-            self._headers,
-        )
-        return Entry(
-            id,
-            self.queue,
-            job.priority,
-            encode_job(job),
-            None if options.run_at is None else epoch_s(options.run_at, "run_at"),
-            0.0 if options.delay is None else duration_s(options.delay, "delay"),
-        )
-
-    def _priority(self) -> int:
-        if self.options.priority is not None:
-            return self.options.priority
-        if self.handler is not None and self.handler.options.priority is not None:
-            return self.handler.options.priority
-        of_queue = self._queue_options.get(self.queue)
-        return DEFAULT_PRIORITY if of_queue is None or of_queue.priority is None else of_queue.priority
-
-    def _max_losses(self) -> int:
-        if self.options.max_losses is not None:
-            return self.options.max_losses
-        return (self.handler.max_losses if self.handler is not None else None) or DEFAULT_MAX_LOSSES
+        """A new job for this call, as it is stored."""
+        shape, id = self.shape, new_id()
+        envelope = shape.template.envelope(id, self.payload, wall())
+        return Entry(id, shape.queue, shape.priority, envelope, shape.run_at, shape.delay_s)
 
     def __repr__(self) -> str:
         return f"<Call of {self.name}, {len(self.payload)} bytes>"
@@ -178,7 +177,7 @@ class Call:
 class Door(Protocol):
     """What a function's handle needs of its JobQueue."""
 
-    def call_of(self, handler: Handler, payload: bytes, options: EnqueueOptions) -> Call: ...
+    def shape_of(self, handler: Handler, options: EnqueueOptions) -> Shape: ...
     async def enqueue_call(self, call: Call) -> JobHandle: ...
 
 
@@ -194,6 +193,7 @@ class JobFunction(Generic[P, Q, R_co]):
         self.handler = handler
         self._function = function
         self._door = door
+        self._shape = door.shape_of(handler, NO_OPTIONS)
 
     @property
     def name(self) -> str:
@@ -208,14 +208,14 @@ class JobFunction(Generic[P, Q, R_co]):
 
         TypeError for arguments the function does not take, SerializationError for values it does not.
         """
-        return self._door.call_of(self.handler, self.handler.encode(args, kwargs), NO_OPTIONS)
+        return Call(self._shape, self.handler.bind(*args, **kwargs))
 
     async def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
         """Store this call as a job; it is accepted when this returns.
 
         Raises as `prepare`, BackendError when the store refuses it, EnqueueUncertain when the store did not answer in time.
         """
-        return await self._door.enqueue_call(self._door.call_of(self.handler, self.handler.encode(args, kwargs), NO_OPTIONS))
+        return await self._door.enqueue_call(Call(self._shape, self.handler.bind(*args, **kwargs)))
 
     def options(self, **options: Unpack[EnqueueKeywords]) -> ConfiguredFunction[P]:
         """The same function with options of one enqueue: ``f.options(delay="5m", priority=9).enqueue(…)``.
@@ -249,12 +249,12 @@ def _no_attribute(of: object, name: str, instead: str) -> AttributeError:
 class ConfiguredFunction(Generic[P]):
     """A registered function with options of one enqueue."""
 
-    __slots__ = ("_door", "_handler", "_options")
+    __slots__ = ("_door", "_handler", "_shape")
 
     def __init__(self, handler: Handler, door: Door, options: EnqueueOptions) -> None:
         self._handler = handler
         self._door = door
-        self._options = options
+        self._shape = door.shape_of(handler, options)
 
     if not TYPE_CHECKING:
 
@@ -263,7 +263,7 @@ class ConfiguredFunction(Generic[P]):
 
     def prepare(self, /, *args: P.args, **kwargs: P.kwargs) -> Call:
         """As `JobFunction.prepare`, with the options."""
-        return self._door.call_of(self._handler, self._handler.encode(args, kwargs), self._options)
+        return Call(self._shape, self._handler.bind(*args, **kwargs))
 
     async def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
         """As `JobFunction.enqueue`, with the options."""

@@ -29,6 +29,7 @@ from fastjobs.calls import (
     JobHandle,
     JobName,
     PlainDecorator,
+    Shape,
     make_options,
 )
 from fastjobs.codec import CodecName, PayloadCodec, checked_hooks
@@ -209,7 +210,7 @@ class JobQueue:
                     f"{name}: data must be the arguments by name, as {{'path': 'a.png'}}, got {data!r:.100}"
                 )
             payload = self._payload_codec().encode({} if data is None else data)
-        return self.call_of(handler, payload, options or NO_OPTIONS, name=name)
+        return Call(self.shape_of(handler, options or NO_OPTIONS, name=name), payload)
 
     @overload
     async def enqueue(self, job: Call) -> JobHandle: ...
@@ -278,12 +279,11 @@ class JobQueue:
             return job
         return self._prepare(job, data, options)
 
-    def call_of(self, handler: Handler | None, payload: bytes, options: EnqueueOptions, *, name: str | None = None) -> Call:
-        """A call from its encoded payload."""
-        return Call(
+    def shape_of(self, handler: Handler | None, options: EnqueueOptions, *, name: str | None = None) -> Shape:
+        """What calls of *handler*, or of a *name* without one, have in common under *options*."""
+        return Shape(
             name if name is not None else handler.name if handler is not None else "",
             handler,
-            payload,
             options,
             queue_options=self.queue_options,
             max_payload_bytes=self.max_payload_bytes,

@@ -16,7 +16,7 @@ class Compiled(NamedTuple):
     """What binding makes of a function and its annotations. See the attributes of `Handler`."""
 
     wants_ctx: bool
-    encode: Callable[[tuple[Any, ...], dict[str, Any]], bytes]
+    bind: Callable[..., bytes]
     encode_data: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
     call: Callable[[Any, Any], Any]
@@ -25,16 +25,16 @@ class Compiled(NamedTuple):
 class Handler:
     """What runs the jobs of one name.
 
-    Its annotations are resolved by `resolve`, at the latest at the first `encode`, `encode_data`, `decode` or `call`: they
+    Its annotations are resolved by `resolve`, at the latest at the first `bind`, `encode_data`, `decode` or `call`: they
     may name what is defined after the function. Each of these raises ConfigError then if a payload cannot have such a type.
     """
 
     __slots__ = (
         "_compile",
+        "bind",
         "call",
         "data_is_arguments",
         "decode",
-        "encode",
         "encode_data",
         "function",
         "gives_coroutine",
@@ -84,8 +84,8 @@ class Handler:
         self._compile = compile
         self.resolved = False
         self.wants_ctx = False  #: known once resolved
-        #: (args, kwargs) → payload. TypeError as Python raises it, SerializationError with `.path` for a value
-        self.encode: Callable[[tuple[Any, ...], dict[str, Any]], bytes] = self._first_encode
+        #: the arguments of a call → payload. TypeError as Python raises it, SerializationError with `.path` for a value
+        self.bind: Callable[..., bytes] = self._first_bind
         #: arguments by name, or the one value, as JSON or Python values → payload. SerializationError for anything wrong
         self.encode_data: Callable[[Any], bytes] = self._first_encode_data
         #: payload → what `call` takes. SerializationError with `.path` if it does not fit the function
@@ -96,12 +96,12 @@ class Handler:
     def resolve(self) -> None:
         """Resolve the annotations and compile; repeatable. ConfigError with file and line for what cannot be stored."""
         if not self.resolved:
-            self.wants_ctx, self.encode, self.encode_data, self.decode, self.call = self._compile()
+            self.wants_ctx, self.bind, self.encode_data, self.decode, self.call = self._compile()
             self.resolved = True
 
-    def _first_encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    def _first_bind(self, /, *args: Any, **kwargs: Any) -> bytes:
         self.resolve()
-        return self.encode(args, kwargs)
+        return self.bind(*args, **kwargs)
 
     def _first_encode_data(self, data: Any) -> bytes:
         self.resolve()

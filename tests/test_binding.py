@@ -37,7 +37,7 @@ def handler_of(function: Callable[..., Any], **options: Any) -> Handler:
 
 def run(handler: Handler, *args: Any, **kwargs: Any) -> Any:
     """What the function returns when the call is encoded here and decoded in a worker."""
-    return handler.call("context", handler.decode(handler.encode(args, kwargs)))
+    return handler.call("context", handler.decode(handler.bind(*args, **kwargs)))
 
 
 def all_kinds(a: int, /, b: str, c: float = 1.5, *, d: bool, e: list[str] = DEFAULT_TAGS) -> Any:
@@ -60,9 +60,9 @@ def test_positional_and_keyword_arguments_reach_their_parameters() -> None:
 
 
 def test_only_given_arguments_are_stored_by_name() -> None:
-    assert handler_of(all_kinds).encode((1, "b"), {"d": True}) == b'{"a":1,"b":"b","d":true}'
-    assert handler_of(loose).encode((1, None), {}) == b'{"a":1,"b":null}'
-    assert handler_of(nothing).encode((), {}) == b"{}"
+    assert handler_of(all_kinds).bind(1, "b", d=True) == b'{"a":1,"b":"b","d":true}'
+    assert handler_of(loose).bind(1, None) == b'{"a":1,"b":null}'
+    assert handler_of(nothing).bind() == b"{}"
 
 
 def test_a_default_is_the_very_object_of_the_function() -> None:
@@ -77,7 +77,7 @@ def test_a_default_added_later_does_not_break_stored_jobs() -> None:
         return a, b
 
     handler = handler_of(after)
-    assert handler.call(None, handler.decode(handler_of(before).encode((1,), {}))) == (1, "new")
+    assert handler.call(None, handler.decode(handler_of(before).bind(1))) == (1, "new")
 
 
 @pytest.mark.parametrize(
@@ -97,32 +97,32 @@ def test_a_wrong_call_fails_in_the_words_of_python(args: tuple[Any, ...], kwargs
     with pytest.raises(TypeError) as by_python:
         all_kinds(*args, **kwargs)
     with pytest.raises(TypeError) as by_us:
-        handler_of(all_kinds).encode(args, kwargs)
+        handler_of(all_kinds).bind(*args, **kwargs)
     assert str(by_us.value) == str(by_python.value)
 
 
 def test_a_wrong_call_names_the_job() -> None:
     with pytest.raises(TypeError, match=re.escape("mail.send() missing 1 required positional argument: 'b'")):
-        handler_of(all_kinds, name="mail.send").encode((1,), {"d": True})
+        handler_of(all_kinds, name="mail.send").bind(1, d=True)
 
 
 def test_a_wrong_value_names_job_field_and_value() -> None:
     with pytest.raises(SerializationError) as refused:
-        handler_of(all_kinds).encode((1, 2), {"d": True})
+        handler_of(all_kinds).bind(1, 2, d=True)
     assert str(refused.value) == "all_kinds(b): expected str, got int 2"
     assert refused.value.path == "$.b"
 
 
 def test_without_check_values_are_only_encoded() -> None:
     handler = handler_of(all_kinds, check=False)
-    assert handler.encode((1, 2), {"d": True}) == b'{"a":1,"b":2,"d":true}'
+    assert handler.bind(1, 2, d=True) == b'{"a":1,"b":2,"d":true}'
     with pytest.raises(SerializationError, match=re.escape("all_kinds(b): expected str, got int")):
         handler.decode(b'{"a":1,"b":2,"d":true}')
     with pytest.raises(SerializationError, match="cannot be stored") as refused:
-        handler.encode((1, "b"), {"d": 1j})
+        handler.bind(1, "b", d=1j)
     assert refused.value.path == "$.d"
     with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'd'"):
-        handler.encode((1, "b"), {})
+        handler.bind(1, "b")
 
 
 def test_data_by_name_is_checked_against_the_parameters() -> None:
@@ -230,7 +230,7 @@ async def context_positional_only(ctx: JobContext, /, a: int) -> Any:  # type: i
 )
 def test_the_first_parameter_annotated_jobcontext_gets_the_context(function: Any) -> None:
     handler = handler_of(function)
-    assert handler.encode((5,), {}) == b'{"a":5}'
+    assert handler.bind(5) == b'{"a":5}'
     assert asyncio.run(run(handler, 5)) == ("context", 5)
     assert handler.wants_ctx
 
@@ -386,7 +386,7 @@ def test_annotations_may_name_what_is_defined_later() -> None:
 def test_annotations_that_cannot_be_resolved_are_all_named() -> None:
     handler = handler_of(unseen)
     message = "unseen(a: Unseen (name 'Unseen' is not defined), b: Nowhere (name 'Nowhere' is not defined)) at "
-    for attempt in (handler.resolve, lambda: handler.encode((1, 2), {}), lambda: handler.decode(b"{}")):
+    for attempt in (handler.resolve, lambda: handler.bind(1, 2), lambda: handler.decode(b"{}")):
         with pytest.raises(ConfigError, match=re.escape(message)) as refused:
             attempt()
         assert place(unseen) in str(refused.value)
@@ -440,13 +440,13 @@ class Wrong:
 def test_a_job_class_runs_with_context_and_data() -> None:
     handler = compile_job(Echo(), list[int], HandlerOptions(), CODEC)
     assert (handler.name, handler.is_async, handler.data_is_arguments) == ("echo", True, False)
-    assert handler.encode(([1, 2],), {}) == b"[1,2]"
+    assert handler.bind([1, 2]) == b"[1,2]"
     assert asyncio.run(run(handler, [1, 2])) == ("context", [1, 2])
     assert handler.wants_ctx
     with pytest.raises(SerializationError, match=re.escape("echo([1]): expected int, got str 'a'")):
-        handler.encode(([1, "a"],), {})
+        handler.bind([1, "a"])
     with pytest.raises(TypeError, match="takes its data as the only argument, got 2"):
-        handler.encode((1,), {"b": 2})
+        handler.bind(1, b=2)
 
 
 def test_a_job_class_whose_data_cannot_be_stored_is_refused() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fastjobs.envelope import (
     NewerEnvelope,
+    Template,
     corrupt_job,
     decode_job,
     encode_job,
@@ -193,3 +194,9 @@ def test_a_header_that_is_missing_or_of_another_kind_is_none() -> None:
     assert header(job, "other", int) is None
     assert header(sample(headers=None), "other", int) is None
     assert header(sample(headers={"snoozes": msgspec.Raw(b"\xc1")}), "snoozes", int) is None
+
+
+@given(jobs, st.binary(min_size=16, max_size=16), st.sampled_from([0, 1, 255, 256, 65_535, 65_536, 1 << 20]), moments)
+def test_a_template_makes_the_envelopes_that_encoding_would(job: Job, id: bytes, size: int, at: float) -> None:
+    made = Template(job).envelope(id, b"x" * size, at)
+    assert made == encode_job(msgspec.structs.replace(job, id=id, payload=b"x" * size, created_at=at))

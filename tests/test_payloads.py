@@ -210,7 +210,7 @@ def handler_for(kind: Any, name: CodecName, *, hooks: Any = None, check: bool = 
 
 def delivered(kind: Any, value: Any, name: CodecName, **options: Any) -> Any:
     """What the function gets when *value* is enqueued under one codec and decoded under the other."""
-    payload = handler_for(kind, name, **options).encode((value,), {})
+    payload = handler_for(kind, name, **options).bind(value)
     other = handler_for(kind, name if BLOCKED_HERE else "msgspec" if name == "orjson" else "orjson", **options)
     return other.call(None, other.decode(payload))
 
@@ -339,7 +339,7 @@ def test_what_arrives_equals_what_was_sent(kind: Any, value: Any, name: CodecNam
 @pytest.mark.orjson
 @pytest.mark.parametrize(("kind", "value"), ACCEPTED, ids=lambda item: f"{item!r:.60}")
 def test_both_codecs_write_the_same_json(kind: Any, value: Any) -> None:
-    one, other = (json.loads(handler_for(kind, name).encode((value,), {})) for name in CODECS)
+    one, other = (json.loads(handler_for(kind, name).bind(value)) for name in CODECS)
     assert one == other
 
 
@@ -489,7 +489,7 @@ REFUSED: list[tuple[Any, Any, str, str]] = [
 @pytest.mark.parametrize(("kind", "value", "path", "reason"), REFUSED, ids=[f"{k!r:.40}-{p}-{r}" for k, _, p, r in REFUSED])
 def test_what_would_not_arrive_as_sent_is_refused(kind: Any, value: Any, path: str, reason: str, name: CodecName) -> None:
     with pytest.raises(SerializationError, match=re.escape(reason)) as refused:
-        handler_for(kind, name).encode((value,), {})
+        handler_for(kind, name).bind(value)
     assert refused.value.path == path
     assert str(refused.value).startswith("take")
 
@@ -500,7 +500,7 @@ def test_a_tree_of_ones_own_class_has_the_same_depth_limit(name: CodecName) -> N
     for _ in range(MAX_DEPTH):
         tree = Tree("node", [tree])
     with pytest.raises(SerializationError, match="nested deeper"):
-        handler_for(Tree, name).encode((tree,), {})
+        handler_for(Tree, name).bind(tree)
 
 
 class Broken:
@@ -511,7 +511,7 @@ class Broken:
 @pytest.mark.parametrize("name", CODECS)
 def test_a_value_with_a_broken_repr_is_refused_with_its_path(name: CodecName) -> None:
     with pytest.raises(SerializationError, match="repr failed: RuntimeError") as refused:
-        handler_for(Any, name).encode(([Broken()],), {})
+        handler_for(Any, name).bind([Broken()])
     assert refused.value.path == "$.value[0]"
 
 
@@ -587,7 +587,7 @@ def test_a_hook_makes_a_type_storable(kind: Any, value: Any, name: CodecName) ->
 @pytest.mark.parametrize("name", CODECS)
 def test_a_hook_whose_value_comes_back_changed_is_refused(name: CodecName) -> None:
     with pytest.raises(SerializationError, match="would arrive changed"):
-        handler_for(Path, name, hooks={Path: (str, lambda text: Path("/other"))}).encode((Path("/a"),), {})
+        handler_for(Path, name, hooks={Path: (str, lambda text: Path("/other"))}).bind(Path("/a"))
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -596,7 +596,7 @@ def test_an_error_in_a_hook_names_the_field(name: CodecName) -> None:
         raise LookupError("no such thing")
 
     with pytest.raises(SerializationError, match="no such thing") as refused:
-        handler_for(list[Path], name, hooks={Path: (fail, Path)}).encode(([Path("/a")],), {})
+        handler_for(list[Path], name, hooks={Path: (fail, Path)}).bind([Path("/a")])
     assert refused.value.path == "$.value[0]"
     handler = handler_for(Path, name, hooks={Path: (str, fail)}, check=False)
     with pytest.raises(SerializationError, match="no such thing"):
@@ -633,7 +633,7 @@ from fastjobs.errors import ConfigError
 from fastjobs.options import HandlerOptions
 def resize(path: str, width: int = 800): return path, width
 handler = compile_handler(resize, HandlerOptions(), codec("msgspec"))
-assert handler.call(None, handler.decode(handler.encode(("a",), {"width": 3}))) == ("a", 3)
+assert handler.call(None, handler.decode(handler.bind("a", width=3))) == ("a", 3)
 try:
     codec("orjson")
 except ConfigError as error:
@@ -739,13 +739,13 @@ class Runner:
 @pytest.mark.parametrize("name", CODECS)
 def test_the_payload_of_a_job_class_is_its_data(name: CodecName) -> None:
     handler = compile_job(Runner(), Frozen, HandlerOptions(), codec(name))
-    payload = handler.encode((Frozen(score=1.5),), {})
+    payload = handler.bind(Frozen(score=1.5))
     assert json.loads(payload) == {"score": 1.5, "at": None}
     assert handler.decode(payload) == Frozen(score=1.5)
     assert handler.encode_data(Frozen(score=1.5)) == payload
     assert handler.decode(handler.encode_data({"score": 2})) == Frozen(score=2.0)
     for wrong, path in ((Frozen(score=NAN), "$.score"), (Record(1), "$"), (Frozen(at=NAIVE), "$.at")):
-        for encode in (handler.encode_data, lambda value: handler.encode((value,), {})):
+        for encode in (handler.encode_data, lambda value: handler.bind(value)):
             with pytest.raises(SerializationError) as refused:
                 encode(wrong)
             assert refused.value.path == path
@@ -756,7 +756,7 @@ def test_an_attrs_class_is_stored_like_a_dataclass() -> None:
     cls = attrs.make_class("Cell", {"x": attrs.field(type=int), "y": attrs.field(type=float | None, default=None)})
     assert delivered(cls, cls(1, 2.5), "msgspec") == cls(1, 2.5)
     with pytest.raises(SerializationError, match="nan"):
-        handler_for(cls, "msgspec").encode((cls(1, NAN),), {})
+        handler_for(cls, "msgspec").bind(cls(1, NAN))
 
 
 json_values = st.recursive(

@@ -110,7 +110,7 @@ def test_resolve_all_refuses_what_cannot_be_stored() -> None:
     assert resolved.resolved
 
 
-def test_a_stale_reference_to_encode_goes_on_working() -> None:
+def test_a_stale_reference_to_bind_goes_on_working() -> None:
     handler = handler_of(resize)
-    early = handler.encode
-    assert early(("a",), {}) == early(("a",), {}) == handler.encode(("a",), {}) == b'{"path":"a"}'
+    early = handler.bind
+    assert early("a") == early("a") == handler.bind("a") == b'{"path":"a"}'
