@@ -224,8 +224,11 @@ def _binder(name: str, stored: list[inspect.Parameter], payload: Payload, check:
     lines = [f"def {p}bind({_header(stored, f'{p}absent')}):"]
     lines.append(f"    {p}data = {{{', '.join(f'{key!r}: {key}' for key in required)}}}")
     lines += [f"    if {key} is not {p}absent: {p}data[{key!r}] = {key}" for key in optional]
-    lines += ["    try:", f"        {p}raw = {p}dumps({p}data)", f"    except Exception: {p}raw = {p}encode({p}data)"]
+    plain = _plainness(p, stored, payload.traits) if check else "True"
+    lines += ["    try:", f"        {p}raw, {p}plain = {p}dumps({p}data), {plain}"]
+    lines.append(f"    except Exception: {p}raw, {p}plain = {p}encode({p}data), False")
     if check:
+        lines.append(f"    if {p}plain: return {p}raw")  # a third of the time of the whole for three simple fields
         if not payload.bounded:
             lines.append(f"    {p}check_depth({p}raw)")
         lines += [
@@ -239,6 +242,18 @@ def _binder(name: str, stored: list[inspect.Parameter], payload: Payload, check:
     names = {f"{p}{key}": getattr(payload, key) for key in ("dumps", "encode", "read", "check_depth", "explain", "compare")}
     bind: Callable[..., bytes] = _function(f"{p}bind", lines, {**names, f"{p}absent": ABSENT}, name)
     return bind
+
+
+def _plainness(p: str, stored: list[inspect.Parameter], traits: dict[str, Traits]) -> str:
+    """The source of the test that every value given is of a plain type that arrives as it is, see `Traits.quick`."""
+    tests = []
+    for parameter in stored:
+        quick = traits[parameter.name].quick
+        if not quick:
+            return "False"
+        absent = "" if parameter.default is EMPTY else f"{parameter.name} is {p}absent or "
+        tests.append(f"({absent}{quick.replace('{}', parameter.name)})")
+    return " and ".join(tests) or "True"
 
 
 def _equality(p: str, required: list[str], optional: list[str], traits: dict[str, Traits]) -> str:

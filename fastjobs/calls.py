@@ -104,7 +104,7 @@ class JobHandle:
 class Shape:
     """What all calls of one handler, or name, under the same options have in common. Nearest wins: enqueue, handler, queue."""
 
-    __slots__ = ("delay_s", "handler", "max_payload_bytes", "name", "options", "priority", "queue", "run_at", "template")
+    __slots__ = ("delay_s", "envelope", "handler", "max_payload_bytes", "name", "options", "priority", "queue", "run_at")
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class Shape:
         job.max_losses = options.max_losses or of_handler or DEFAULT_MAX_LOSSES
         job.timeout_s = None if options.timeout is None else duration_s(options.timeout, "timeout")
         job.headers = None if options.retry is None else carry_policy(options.retry)
-        self.template = Template(job)
+        self.envelope = Template(job).envelope
 
 
 def _priority(options: EnqueueOptions, handler: Handler | None, of_queue: QueueOptions | None) -> int:
@@ -166,9 +166,9 @@ class Call:
 
     def entry(self) -> Entry:
         """A new job for this call, as it is stored."""
-        shape, id = self.shape, new_id()
-        envelope = shape.template.envelope(id, self.payload, wall())
-        return Entry(id, shape.queue, shape.priority, envelope, shape.run_at, shape.delay_s)
+        shape, now = self.shape, wall()
+        id = new_id(now)
+        return Entry(id, shape.queue, shape.priority, shape.envelope(id, self.payload, now), shape.run_at, shape.delay_s)
 
     def __repr__(self) -> str:
         return f"<Call of {self.name}, {len(self.payload)} bytes>"

@@ -30,6 +30,8 @@ class NotStorable(Exception):
 class Traits:
     """What the check at the enqueue has to do for values of one type."""
 
+    quick: str = ""  #: test of a value, `{}` in it, that proves by itself that the value arrives as it is; "" if there is none
+
     exact: bool = True  #: `arrived == sent` proves that nothing changed; otherwise the values are walked
     bounded: bool = True  #: its JSON cannot be nested deeper than the type itself
 
@@ -106,7 +108,23 @@ def examine(kind: Any, hooks: Hooks) -> Traits:
         raise NotStorable(f"{type_name(kind)} cannot be stored: {reason}{hint}") from error
     walk = _Walk(hooks)
     walk.visit(info, "")
+    walk.traits.quick = _quick(info)
     return walk.traits
+
+
+_QUICK: Final[dict[type[mi.Type], str]] = {
+    mi.StrType: "type({}) is str",
+    mi.IntType: "type({}) is int",
+    mi.BoolType: "type({}) is bool",
+    mi.NoneType: "{} is None",
+}
+
+
+def _quick(info: mi.Type) -> str:
+    """The test of `Traits.quick` for *info*: the plain scalars that JSON has, without limits, and unions of them."""
+    parts = info.types if isinstance(info, mi.UnionType) else (info,)
+    tests = [_QUICK[type(part)] for part in parts if type(part) in _QUICK and part == type(part)()]
+    return " or ".join(tests) if len(tests) == len(parts) else ""
 
 
 class _Walk:

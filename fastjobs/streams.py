@@ -23,6 +23,13 @@ def open_missing() -> None:
             setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - stays open
 
 
+def turn_to_nowhere(fd: int) -> None:
+    """Let what is still to be written to *fd* go: it cannot be written, and Python would say so once more at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, fd)
+    os.close(null)
+
+
 class _Raw(io.FileIO):
     """A descriptor that is turned to nowhere once its reader has gone."""
 
@@ -30,9 +37,7 @@ class _Raw(io.FileIO):
         try:
             return super().write(data) or 0  # type: ignore[arg-type]
         except GONE:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self.fileno())
-            os.close(null)
+            turn_to_nowhere(self.fileno())
             return memoryview(data).nbytes  # type: ignore[arg-type]
 
 

@@ -13,7 +13,7 @@ import click
 
 from fastjobs.cli.fields import verbose_option
 from fastjobs.errors import AppImportError, BackendError, ConfigError, FastjobsError, NotFoundError, WorkerError
-from fastjobs.streams import open_missing
+from fastjobs.streams import open_missing, turn_to_nowhere
 
 SUMMARIES: Final = {
     "supervise": "Run the app's jobs in worker processes.",
@@ -136,6 +136,7 @@ class Commands(click.Group):
             raise
         except OSError as error:
             if error.errno in NO_ROOM:
+                turn_to_nowhere(1)
                 raise click.ClickException(f"the output cannot be written: {error.strerror}") from error
             raise Bug("") from error
         except Exception as error:

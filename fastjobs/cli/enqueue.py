@@ -22,6 +22,7 @@ from fastjobs.durations import duration_text
 from fastjobs.errors import ConfigError, EnqueueManyError, FastjobsError, SerializationError, UnknownJobError
 from fastjobs.options import EnqueueOptions
 from fastjobs.queue import JobQueue
+from fastjobs.streams import turn_to_nowhere
 
 EXIT_REFUSED = 1
 """Lines were refused; the others are stored."""
@@ -77,6 +78,7 @@ def _show_id(handle: JobHandle) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
+        turn_to_nowhere(1)
         raise click.ClickException(
             f"the job is stored, as {handle.id}, but stdout cannot be written: {error.strerror}"
         ) from error
