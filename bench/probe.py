@@ -3,7 +3,7 @@
     python bench/probe.py memory
     python bench/probe.py redis://127.0.0.1:6379/9          # uses the keys probe:*
     python bench/probe.py 'postgresql://postgres@/postgres'  # uses the schema fastjobs_probe
-    options: --jobs 500000 --workers 1 --batch 500 --rounds 3
+    options: --jobs 500000 --workers 1 --batch 500 --rounds 3 --json
 
 Claim a batch under a lease, decode each envelope and payload, await an async no-op in one of 100 runners, settle the batch with
 the next claim, fetching that while this one runs. No retries, delays, priorities, checks, fencing, numbers, ids or time limits:
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import statistics
 import sys
@@ -346,12 +347,16 @@ def main() -> None:
     parser.add_argument("store")
     for option, default in (("jobs", 500_000), ("workers", 1), ("batch", 500), ("rounds", 3)):
         parser.add_argument(f"--{option}", type=int, default=default)
+    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     store = store_of(options.store, options.batch)
     rounds = [measure(store, options.jobs, options.workers) for _ in range(options.rounds)]
-    for each in rounds:
+    if options.json:
+        print(json.dumps([each._asdict() for each in rounds]))
+    for each in [] if options.json else rounds:
         print(f"enqueue {each.enqueue:>10,.0f} jobs/s   drain {each.drain:>10,.0f} jobs/s")
-    print(f"median drain {statistics.median(each.drain for each in rounds):,.0f} jobs/s")
+    if not options.json:
+        print(f"median drain {statistics.median(each.drain for each in rounds):,.0f} jobs/s")
     if isinstance(store, Memory):
         os.kill(store.pid, 9)
         os.waitpid(store.pid, 0)
