@@ -5,8 +5,8 @@
     python bench/run.py --compare before.json    # the same beside an earlier run of the same machine
     options: --store memory --store redis --store postgres   --workers 1 --workers 2   --rounds 3   --jobs 300000
 
-Prints Markdown: medians of the rounds, and the median of each round's share of the probe (`bench/probe.py`, just before it). Rates
-of one machine drift by a factor within the hour and differ by three between machines: compare shares, not rates.
+Prints Markdown: medians of the rounds, and the median of each round's share of the probe (`bench/probe.py`, just before it).
+Rates of one machine drift by a factor within the hour and differ by three between machines: compare shares, not rates.
 """
 
 from __future__ import annotations
@@ -106,8 +106,9 @@ def rows(found: dict[str, Any]) -> Iterator[str]:
     about = found["machine"]
     yield f"{about['cores']} cores of {about['cpu']}, Python {about['python']}; store on the same machine"
     yield ""
-    yield "| store | workers | enqueue, jobs/s | of the probe | drain, jobs/s | of the probe | µs producer | µs worker | µs store |"
-    yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+    heads = ("enqueue, jobs/s", "of the probe", "drain, jobs/s", "of the probe", "µs producer", "µs worker", "µs store")
+    yield f"| store | workers | {' | '.join(heads)} |"
+    yield f"|---|--:|{'--:|' * len(heads)}"
     for kind, results in found["stores"].items():
         for one in results["noop"]:
             store = (one["store_enqueue_cpu_us"] or 0) + (one["store_drain_cpu_us"] or 0)
