@@ -11,7 +11,7 @@ from typing import Final, Protocol, TypeVar
 from fastjobs import clock
 from fastjobs.backends.base import Backend, Store
 from fastjobs.context import running
-from fastjobs.envelope import decode_job, newer_entry
+from fastjobs.envelope import decode_job, routed_entry
 from fastjobs.errors import BackendError, SerializationError, StoreUnavailable
 from fastjobs.execution import Execution, Runner, outcome_of, set_aside
 from fastjobs.forks import Guard
@@ -57,7 +57,7 @@ async def process_one(app: LocalApp, backend: Backend, queues: Sequence[str] | N
         try:
             outcome = await _run_one(app, worker, claimed.jobs[0])
         except BaseException:
-            outcome = Outcome(0, int(Kind.RELEASED), newer_entry(claimed.jobs[0], 0.0))
+            outcome = Outcome(0, int(Kind.RELEASED), routed_entry(claimed.jobs[0], 0.0))
             raise
         finally:
             renewal.cancel()

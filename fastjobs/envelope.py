@@ -109,8 +109,8 @@ def _version_of(envelope: bytes) -> int:
         return 0
 
 
-def newer_entry(envelope: bytes, delay_s: float) -> Entry:
-    """An envelope of a later version as it goes back to the store, byte for byte, due in *delay_s* seconds.
+def routed_entry(envelope: bytes, delay_s: float = 0.0) -> Entry:
+    """An envelope of any version as it goes back to the store, byte for byte, due in *delay_s* seconds.
 
     SerializationError if not even its routing can be read.
     """

@@ -16,7 +16,7 @@ from fastjobs import clock
 from fastjobs.claims import OpenClaim
 from fastjobs.context import JobContext, Running
 from fastjobs.durations import duration_text
-from fastjobs.envelope import NewerEnvelope, corrupt_job, encode_job, newer_entry
+from fastjobs.envelope import NewerEnvelope, corrupt_job, encode_job, routed_entry
 from fastjobs.errors import SerializationError, TimeLimitExceeded, UnknownJobError
 from fastjobs.forks import end_copy
 from fastjobs.ids import id_text
@@ -51,7 +51,7 @@ class Runner(Running):
     def __init__(self, base: int = 0) -> None:
         super().__init__()
         self.base = base  #: index of its words in the worker's slot
-        self.item: tuple[Job, OpenClaim, int] | None = None  #: what it runs: the job, its claim, its index there
+        self.item: tuple[bytes, OpenClaim, int] | None = None  #: what it runs: the envelope, its claim, its index there
         self.task: asyncio.Task[Any] | None = None  #: that awaits the handler; for an isolated run, the run's own
         self.thread: JobThread | None = None  #: that runs a sync handler
         self.future: asyncio.Future[Any] | None = None  #: of that thread's call
@@ -92,7 +92,7 @@ def set_aside(index: int, envelope: bytes, error: SerializationError, worker: st
     """
     if isinstance(error, NewerEnvelope):
         try:
-            return Outcome(index, int(Kind.RETRY), newer_entry(envelope, NEWER_DELAY_S))
+            return Outcome(index, int(Kind.RETRY), routed_entry(envelope, NEWER_DELAY_S))
         except SerializationError as unreadable:
             error = unreadable
     log.error("an envelope of %d bytes cannot be read and is set aside as a dead letter: %s", len(envelope), error)

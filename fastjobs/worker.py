@@ -12,19 +12,19 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from itertools import repeat
 from operator import attrgetter
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from fastjobs import clock
 from fastjobs.backends.base import Backend
 from fastjobs.claims import OpenClaim, Pace, within
-from fastjobs.envelope import decode_job
+from fastjobs.envelope import routed_entry
 from fastjobs.errors import BackendError, SchemaError, SerializationError, StaleCall, StoreUnavailable, WorkerGone
-from fastjobs.execution import Execution, entry_of, set_aside
+from fastjobs.execution import Execution, set_aside
 from fastjobs.model import Exchanged, Kind, Outcome, Settlement
 from fastjobs.options import QueueOptions, WorkerOptions
 from fastjobs.registry import Registry
-from fastjobs.retry import is_suspect
 from fastjobs.runners import Item, Runners, Ticking
 from fastjobs.slots import Slot, State, Word
 
@@ -108,8 +108,7 @@ class Worker:
         self._runners = Runners(self._execution, slot, self._pace, self._changed.set)
         self._n = 0
         self._claims: dict[int, OpenClaim] = {}
-        self._suspects: list[Item] = []  # claimed, to be run alone
-        self._lone = False  # one of them is in the runners' hands
+        self._lone = False  # a suspect is in the runners' hands
         self._parked: list[Item] | None = None  # ready jobs held back while the store is out of reach
         self._dry: asyncio.Task[bool] | None = None  # waits for a wake-up: the store had nothing more
         self._over_since = 0.0  # clock.monotonic, when the first ended claim began to wait; 0: none waits
@@ -225,7 +224,7 @@ class Worker:
 
     def _appetite(self) -> int:
         """How many jobs to claim now."""
-        if self._draining or self._suspects or self._lone:
+        if self._draining or self._runners.suspects or self._lone:
             return 0
         self._runners.sample_pace()
         held = len(self._runners.ready)
@@ -296,7 +295,6 @@ class Worker:
         new = OpenClaim(self._next_n(), len(unfinished))
         settlement = claim.settlement(new.id)
         self._runners.move(claim, new, unfinished)
-        self._suspects = [(job, new, unfinished.index(i)) if old is claim else (job, old, i) for job, old, i in self._suspects]
         self._claims[new.id] = new
         return settlement
 
@@ -343,38 +341,27 @@ class Worker:
     def _forget(self, claim: OpenClaim) -> None:
         """Whatever comes of the jobs of *claim* here does not count; those not started will not be."""
         claim.lost = True
-        kept = [item for item in self._runners.take_back() if item[1] is not claim]
-        self._suspects = [item for item in self._suspects if item[1] is not claim]
+        runners = self._runners
+        kept = [item for item in runners.take_back() if item[1] is not claim]
+        runners.suspects[:] = [item for item in runners.suspects if item[1] is not claim]
         if kept:
-            self._runners.add(kept)
+            runners.add(kept)
 
     # -- taking jobs in -----------------------------------------------------------------------------------------------
 
     def _take_in(self, n: int, envelopes: list[bytes]) -> None:
         claim = self._claims[n] = OpenClaim(n, len(envelopes))
         self._words[Word.CLAIMED] += len(envelopes)
-        items: list[Item] = []
-        for index, envelope in enumerate(envelopes):
-            try:
-                job = decode_job(envelope)
-            except SerializationError as error:
-                claim.end(index, set_aside(index, envelope, error, self._id))
-                continue
-            if job.losses and is_suspect(job):
-                self._suspects.append((job, claim, index))
-            else:
-                items.append((job, claim, index))
-        if not claim.left:
-            self._runners.over.append(claim)
-        elif claim.outcomes:
-            claim.ended_since = clock.monotonic()
-        if items:
-            self._runners.add(items)
+        self._runners.add(list(zip(envelopes, repeat(claim), range(len(envelopes)), strict=False)))
 
     def _release(self, items: list[Item]) -> None:
-        """Jobs that have not started go back to the head of their queue."""
-        for job, claim, index in items:
-            claim.end(index, Outcome(index, int(Kind.RELEASED), entry_of(job)))
+        """Jobs that have not started go back to the head of their queue, byte for byte."""
+        for envelope, claim, index in items:
+            try:
+                outcome = Outcome(index, int(Kind.RELEASED), routed_entry(envelope))
+            except SerializationError as error:
+                outcome = set_aside(index, envelope, error, self._id)
+            claim.end(index, outcome)
             if not claim.left and not claim.lost:
                 self._runners.over.append(claim)
             elif not claim.ended_since:
@@ -384,15 +371,15 @@ class Worker:
         """A job that workers died of runs with nothing beside it: the other ready jobs go back, what runs ends first."""
         runners = self._runners
         if self._lone and not runners.busy and not runners.ready:
-            self._lone = False
-        if not self._suspects or self._lone:
+            self._lone = runners.alone = False
+        if not runners.suspects or self._lone:
             return
         self._release(runners.take_back())
-        self._release(self._suspects[1:])
-        del self._suspects[1:]
+        self._release(runners.suspects[1:])
+        del runners.suspects[1:]
         if not runners.busy:
-            self._lone = True
-            runners.add([self._suspects.pop()])
+            self._lone = runners.alone = True
+            runners.add([runners.suspects.pop()])
 
     # -- trouble ------------------------------------------------------------------------------------------------------
 
@@ -450,7 +437,7 @@ class Worker:
         for claim in self._claims.values():
             claim.lost = True
         self._claims.clear()
-        self._suspects.clear()
+        self._runners.suspects.clear()
         self._parked = None
         self._runners.take_back()
         self._runners.over.clear()
@@ -469,8 +456,8 @@ class Worker:
         while True:
             self._changed.clear()
             self._release(runners.take_back())
-            self._release(self._suspects)
-            self._suspects.clear()
+            self._release(runners.suspects)
+            runners.suspects.clear()
             now = clock.monotonic()
             if not self._out_of_reach and (settlements := self._settlements(now, riding=True)):
                 await self._exchange(settlements, 0)

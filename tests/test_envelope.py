@@ -16,7 +16,7 @@ from fastjobs.envelope import (
     decode_job,
     encode_job,
     header,
-    newer_entry,
+    routed_entry,
     with_header,
 )
 from fastjobs.errors import SerializationError
@@ -153,7 +153,7 @@ def test_an_envelope_of_a_later_version_is_told_from_a_corrupt_one(version: int,
     envelope = later([version, *AS_NOW[1:5], *tail])
     with pytest.raises(NewerEnvelope, match=str(version)):
         decode_job(envelope)
-    entry = newer_entry(envelope, 5.0)
+    entry = routed_entry(envelope, 5.0)
     assert (entry.id, entry.queue, entry.priority, entry.delay_s) == (bytes(range(16)), "default", 5, 5.0)
     assert entry.envelope == envelope
 
@@ -165,13 +165,13 @@ def test_fields_that_a_later_minor_version_adds_are_ignored() -> None:
 def test_a_later_envelope_without_its_routing_cannot_be_put_back() -> None:
     for envelope in (later([2]), later([2, 5]), later([2, 5, "id", 7, "q"]), b"\x9e\x02", b"", b"\x9e\x02" + b"\x91" * 200_000):
         with pytest.raises(SerializationError):
-            newer_entry(envelope, 5.0)
+            routed_entry(envelope, 5.0)
 
 
 @pytest.mark.parametrize("routing", [[2, 12, bytes(16), "n", "q"], [2, -1, bytes(16), "n", "q"], [2, 5, b"short", "n", "q"]])
 def test_a_later_envelope_whose_place_no_store_takes_cannot_be_put_back(routing: list[object]) -> None:
     with pytest.raises(SerializationError):
-        newer_entry(later(routing), 5.0)
+        routed_entry(later(routing), 5.0)
 
 
 @given(st.binary(max_size=100))
