@@ -151,7 +151,7 @@ def _compile_value(
                 payload.compare_value(args[0], arrived)
         return stored
 
-    return Compiled(True, bind, lambda data: payload.encode_checked(data, None), payload.decode, execute)
+    return Compiled(True, bind, lambda data: payload.encode_checked(data, None), payload.read, payload.decode, execute)
 
 
 def _compile_function(
@@ -181,6 +181,7 @@ def _compile_function(
         ctx is not None,
         bind,
         encode_data,
+        payload.read,
         payload.decode,
         _caller(function, stored, ctx is not None),
     )

@@ -17,7 +17,8 @@ from fastjobs.ids import new_id
 from fastjobs.model import DEFAULT_PRIORITY, DEFAULT_QUEUE, ENVELOPE_VERSION, MAX_PRIORITY, Entry, Job
 
 encode_job: Callable[[Job], bytes] = msgspec.msgpack.Encoder().encode
-_decode: Callable[[bytes], Job] = msgspec.msgpack.Decoder(Job).decode
+read_job: Callable[[bytes], Job] = msgspec.msgpack.Decoder(Job).decode
+"""The job in an envelope, in C; raises `UNREADABLE`, of which `decode_job` then says what is wrong."""
 
 
 class Template:
@@ -64,18 +65,12 @@ class NewerEnvelope(SerializationError):
 def decode_job(envelope: bytes) -> Job:
     """The job in *envelope*. NewerEnvelope if a later version wrote it, SerializationError if it cannot be read."""
     try:
-        job = _decode(envelope)
-    except _UNREADABLE as error:
+        return read_job(envelope)
+    except UNREADABLE as error:
         version = _version_of(envelope)  # a later one may have changed the fields behind it
-        if version <= ENVELOPE_VERSION:
-            raise SerializationError(f"unreadable envelope of {len(envelope)} bytes: {error}") from error
-    else:
-        version = job.version
-        if version == ENVELOPE_VERSION:
-            return job
-    if version > ENVELOPE_VERSION:
-        raise NewerEnvelope(f"envelope of version {version}; this worker reads up to {ENVELOPE_VERSION}")
-    raise SerializationError(f"envelope of unknown version {version}")
+        if version > ENVELOPE_VERSION:
+            raise NewerEnvelope(f"envelope of version {version}; this worker reads up to {ENVELOPE_VERSION}") from error
+        raise SerializationError(f"unreadable envelope of {len(envelope)} bytes: {error}") from error
 
 
 class _Version(msgspec.Struct, array_like=True, gc=False):
@@ -97,7 +92,7 @@ class Routing(msgspec.Struct, array_like=True, gc=False):
 _decode_version: Callable[[bytes], _Version] = msgspec.msgpack.Decoder(_Version).decode
 _decode_routing: Callable[[bytes], Routing] = msgspec.msgpack.Decoder(Routing).decode
 
-_UNREADABLE: Final = (msgspec.DecodeError, ValueError, RecursionError)
+UNREADABLE: Final = (msgspec.DecodeError, ValueError, RecursionError)
 """What msgspec raises; the ValueError is for text that is not UTF-8."""
 
 
@@ -105,7 +100,7 @@ def _version_of(envelope: bytes) -> int:
     """The version of an envelope whose other fields cannot be read; 0 if it has none."""
     try:
         return _decode_version(envelope).version
-    except _UNREADABLE:
+    except UNREADABLE:
         return 0
 
 
@@ -116,7 +111,7 @@ def routed_entry(envelope: bytes, delay_s: float = 0.0) -> Entry:
     """
     try:
         routing = _decode_routing(envelope)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise SerializationError(f"unreadable envelope of {len(envelope)} bytes: {error}") from error
     return Entry(routing.id, routing.queue, routing.priority, envelope, None, delay_s)
 
@@ -133,7 +128,7 @@ def header(job: Job, key: str, kind: type[Any]) -> Any:
         return None
     try:
         return msgspec.msgpack.decode(raw, type=kind)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 

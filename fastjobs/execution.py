@@ -179,13 +179,11 @@ class Execution:
         if handler is None:
             return self._unknown(job)
         try:
-            arguments = handler.decode(job.payload)
-        except SerializationError as error:
-            return self._judged(job, error, after_undecodable(job, failure_of(job, "undecodable", error, self.worker)), 0.0)
-        except Exception as error:  # a handler registered after the start, whose annotations cannot be resolved
-            return self._failed(job, handler, error, runner, None, 0.0)
+            arguments = handler.read(job.payload)
+        except Exception as error:
+            return self._unreadable(job, handler, error, runner)
         runner.cancelled_for = None
-        limit_s = self.terms.timeout_s(job, handler)
+        limit_s = job.timeout_s or handler.timeout_s or self.terms.queue_timeouts.get(job.queue)
         started = clock.monotonic() if limit_s or self.log_jobs else 0.0
         if limit_s:
             runner.deadline = started + limit_s
@@ -207,6 +205,16 @@ class Execution:
         if self.log_jobs:
             log.info("✓ %s %s in %s", job.name, id_text(job.id), duration_text(clock.monotonic() - started))
         return None
+
+    def _unreadable(self, job: Job, handler: Handler, error: Exception, runner: Runner) -> Verdict:
+        """The verdict on a job whose payload could not be read."""
+        try:
+            handler.decode(job.payload)
+        except SerializationError as named:
+            return self._judged(job, named, after_undecodable(job, failure_of(job, "undecodable", named, self.worker)), 0.0)
+        except Exception as unresolved:  # a handler registered after the start, whose annotations cannot be resolved
+            error = unresolved
+        return self._failed(job, handler, error, runner, None, 0.0)
 
     async def _run_apart(self, job: Job, handler: Handler, arguments: Any, runner: Runner) -> None:
         """In a thread, or in a task of the job's own."""

@@ -12,6 +12,7 @@ import os
 import struct
 import uuid
 from collections.abc import Callable
+from typing import Final
 
 from fastjobs.clock import wall
 
@@ -59,9 +60,14 @@ def parse_id(text: str) -> bytes:
         raise ValueError(f"{text!r} is not a job id: 32 hexadecimal digits, dashes allowed") from None
 
 
+unpack_word: Final = struct.Struct(">8xQ").unpack
+"""The last 8 bytes of an id, the part that counts, as one unsigned 64-bit number, never 0; in a tuple."""
+
+
 def id_word(id: bytes) -> int:
-    """The last 8 bytes of *id*, the part that counts, as one unsigned 64-bit number; never 0."""
-    return int.from_bytes(id[8:], "big")
+    """That number."""
+    (word,) = unpack_word(id)
+    return int(word)
 
 
 def fresh_name() -> str:

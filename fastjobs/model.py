@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Annotated, Final, NamedTuple, TypeAlias
+from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-ENVELOPE_VERSION = 1
+ENVELOPE_VERSION: Final = 1
 """Version of `Job`'s stored form. A job of a newer version is left for newer workers, never dead."""
 
 MAX_PRIORITY = 9
@@ -52,7 +52,7 @@ class Job(msgspec.Struct, array_like=True, gc=False):
     Fields are only ever added at the end; what is rare or optional goes into `headers`.
     """
 
-    version: int
+    version: Literal[1]  #: `ENVELOPE_VERSION`; others are refused by the decoder, in C
     priority: Annotated[int, msgspec.Meta(ge=0, le=MAX_PRIORITY)]
     id: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]  #: UUIDv7
     name: str

@@ -18,6 +18,7 @@ class Compiled(NamedTuple):
     wants_ctx: bool
     bind: Callable[..., bytes]
     encode_data: Callable[[Any], bytes]
+    read: Callable[[bytes], Any]
     decode: Callable[[bytes], Any]
     call: Callable[[Any, Any], Any]
 
@@ -48,6 +49,7 @@ class Handler:
         "policy",
         "qualname",
         "queue",
+        "read",
         "resolved",
         "timeout_s",
         "wants_ctx",
@@ -88,7 +90,9 @@ class Handler:
         self.bind: Callable[..., bytes] = self._first_bind
         #: arguments by name, or the one value, as JSON or Python values → payload. SerializationError for anything wrong
         self.encode_data: Callable[[Any], bytes] = self._first_encode_data
-        #: payload → what `call` takes. SerializationError with `.path` if it does not fit the function
+        #: payload → what `call` takes, in C. Any exception: `decode` says what is wrong
+        self.read: Callable[[bytes], Any] = self._first_read
+        #: the same. SerializationError with `.path` if it does not fit the function
         self.decode: Callable[[bytes], Any] = self._first_decode
         #: (JobContext, or anything if not `wants_ctx`; decoded payload) → the function's result
         self.call: Callable[[Any, Any], Any] = self._first_call
@@ -96,7 +100,7 @@ class Handler:
     def resolve(self) -> None:
         """Resolve the annotations and compile; repeatable. ConfigError with file and line for what cannot be stored."""
         if not self.resolved:
-            self.wants_ctx, self.bind, self.encode_data, self.decode, self.call = self._compile()
+            self.wants_ctx, self.bind, self.encode_data, self.read, self.decode, self.call = self._compile()
             self.resolved = True
 
     def _first_bind(self, /, *args: Any, **kwargs: Any) -> bytes:
@@ -106,6 +110,10 @@ class Handler:
     def _first_encode_data(self, data: Any) -> bytes:
         self.resolve()
         return self.encode_data(data)
+
+    def _first_read(self, payload: bytes) -> Any:
+        self.resolve()
+        return self.read(payload)
 
     def _first_decode(self, payload: bytes) -> Any:
         self.resolve()

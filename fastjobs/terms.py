@@ -20,15 +20,11 @@ class Terms:
     def __init__(self, registry: Registry, queue_options: Mapping[str, QueueOptions]) -> None:
         self.handler_of = registry.get
         self._queues = queue_options
-        self._timeouts = {
+        self.queue_timeouts = {  #: seconds, by queue
             name: duration_s(options.timeout, "timeout")
             for name, options in queue_options.items()
             if options.timeout is not None
         }
-
-    def timeout_s(self, job: Job, handler: Handler) -> float | None:
-        """Seconds that one run may take; None: no limit."""
-        return job.timeout_s or handler.timeout_s or self._timeouts.get(job.queue)
 
     def max_attempts(self, job: Job, handler: Handler | None) -> int:
         """Runs in all before the job is dead."""
