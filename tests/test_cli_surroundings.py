@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def sh(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """*command* in a shell, `fastjobs` in it being this one."""
-    line = command.replace("fastjobs ", f"{COMMAND} ")
+    line = re.sub(r"(?<!/)fastjobs ", f"{COMMAND} ", command)
     return subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60, env={**os.environ, **variables})
 
 
@@ -92,8 +93,8 @@ def test_a_full_disk_behind_stdout_is_told_and_that_the_job_is_stored(url: str) 
 
 
 def test_a_working_directory_that_was_deleted_is_said() -> None:
-    code = 'from fastjobs.cli import main; main(["stats"])'
-    done = sh(f"mkdir gone && cd gone && rmdir ../gone && {sys.executable} -c '{code}'")
+    script = Path(sys.executable).with_name("fastjobs")  # `python -m` does not even find the module there
+    done = sh(f"mkdir gone && cd gone && rmdir ../gone && {script} stats")
     assert (done.returncode, done.stderr) == (2, "error: the working directory has been deleted: change to another\n")
 
 
