@@ -29,6 +29,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     workers: int
     concurrency: int = 100
+    look_s: float = LOOK_S
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -81,7 +82,7 @@ def main() -> int:
         watch.report,
         worker={"concurrency": options.concurrency},
         backend=options.backend,
-        report_s=LOOK_S,
+        report_s=options.look_s,
         started=watch.started,
     )
 

@@ -240,7 +240,7 @@ async def latency(url: str, name: str, count: int, workers: int, load_per_s: flo
     """*count* jobs, one at a time with pauses of 1 to 10 ms, while *load_per_s* no-op jobs a second run beside them."""
     with tempfile.TemporaryDirectory(prefix="fastjobs-bench-") as directory:
         listener = Listener(str(Path(directory, "arrivals")))
-        async with jobs, fleet_of(Options(backend=url, workers=workers)) as fleet:
+        async with jobs, fleet_of(Options(backend=url, workers=workers, look_s=SILENCE_S / 4)) as fleet:
             reading = asyncio.create_task(_read_on(fleet))
             loading = asyncio.create_task(_load(load_per_s))
             try:
