@@ -221,6 +221,8 @@ class Worker:
         answer = await self._exchange(settlements, limit)
         if limit and not answer.jobs and self._dry is None:
             self._wait_for_store(answer.next_due_s)
+        elif 0 < len(answer.jobs) < limit and not self._draining:  # no backlog: let these begin before asking for more
+            await asyncio.sleep(0)
 
     def _appetite(self) -> int:
         """How many jobs to claim now."""

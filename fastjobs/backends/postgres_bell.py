@@ -1,8 +1,8 @@
 """Wake-ups over LISTEN and NOTIFY: hints that a job may be ready. Nothing relies on them.
 
-A notification is sent after the commit, on a connection of its own and at most every 10 ms: inside enqueue transactions it
-would serialise their commits (measured: 5,500 transactions/s become 1,900). Its text is a JSON array: true if all hints of
-where ready jobs begin are void, then the names of the queues; only [flag] means any queue.
+A notification is sent after the commit, on a connection of its own and at most 250 times a second, short bursts aside: inside
+enqueue transactions it would serialise their commits (measured: 5,500 transactions/s become 1,900). Its text is a JSON array:
+true if all hints of where ready jobs begin are void, then the names of the queues; only [flag] means any queue.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from fastjobs import clock
 from fastjobs.backends.postgres_wire import Address, Connection, Lane
 from fastjobs.errors import BackendError, ConfigError
 
-RING_EVERY_S: Final = 0.01
+RING_EVERY_S: Final = 0.004
+RING_BURST: Final = 25
 POLL_FIRST_S: Final = 0.005
 POLL_LAST_S: Final = 1.0
 _MESSAGE_LIMIT: Final = 7900
@@ -67,12 +68,13 @@ class Bell:
         self._own_pid = 0
         self._to_ring: set[str] = set()
         self._ringer: asyncio.Task[None] | None = None
+        self._ring_due_at = 0.0  #: when the next would come at an even pace; clock.monotonic
         self._poll_s = POLL_FIRST_S
 
     # -- ringing --------------------------------------------------------------------------------------------------------
 
     def ring(self, queues: Collection[str]) -> None:
-        """Jobs of *queues* may be ready: wake this object's waiters now, all others after at most 10 ms."""
+        """Jobs of *queues* may be ready: wake this object's waiters now, all others at once or after at most 4 ms."""
         if not queues:
             return
         self._wake(queues)
@@ -81,10 +83,13 @@ class Bell:
             self._ringer = asyncio.create_task(self._ring_on())
 
     async def _ring_on(self) -> None:
-        """Notify at once, then every 10 ms while there is something to tell."""
+        """Notify at once; every 4 ms when the last 25 came faster than that."""
         while self._to_ring:
+            now = clock.monotonic()
+            self._ring_due_at = max(self._ring_due_at, now - RING_BURST * RING_EVERY_S) + RING_EVERY_S
+            if self._ring_due_at > now:
+                await asyncio.sleep(self._ring_due_at - now)
             await self._notify()
-            await asyncio.sleep(RING_EVERY_S)
 
     async def _notify(self) -> None:
         text = message(self._to_ring)
