@@ -19,36 +19,16 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from stores import ROOT, STORES, store_at  # bench/ is where this script is
 
-from tests.servers.postgres import PostgresServer  # noqa: E402 - the servers of the tests
-from tests.servers.redis import RedisServer  # noqa: E402
-
-STORES = ("memory", "redis", "postgres")
 OTHERS = ("payload", "retry", "delayed", "sleep", "cpu", "single", "latency", "loaded")
 """Scenarios measured once, with two workers, after the rounds of "noop"."""
 
 PACKAGES = ("uvloop", "redis", "hiredis", "asyncpg", "orjson", "msgspec")
-
-
-@contextmanager
-def store_at(kind: str) -> Iterator[str]:
-    """The URL of a private, fresh store."""
-    if kind == "memory":
-        yield "memory://"
-        return
-    server = RedisServer("valkey") if kind == "redis" else PostgresServer()
-    try:
-        server.start()
-        yield server.url
-    finally:
-        server.stop()
 
 
 def run(*command: str) -> Any:
