@@ -43,7 +43,7 @@ from fastjobs.maintenance import Maintenance
 from fastjobs.queue import JobQueue
 from fastjobs.signals import ENDING, STACKS
 from fastjobs.slots import Slots
-from fastjobs.streams import sturdy
+from fastjobs.streams import flush_standard, sturdy
 from fastjobs.terms import Terms
 from fastjobs.worker import Worker
 
@@ -90,9 +90,7 @@ def leave(code: int) -> NoReturn:
     """End this process now: no thread is joined, no exit handler of the supervisor's runs."""
     with contextlib.suppress(Exception):
         logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+    flush_standard()
     os._exit(code)
 
 

@@ -18,6 +18,7 @@ from fastjobs.childtask import EXIT_FAILED, TASK_VARIABLE, ChildTask
 from fastjobs.queue import JobQueue
 from fastjobs.signals import ENDING, HANDLED, STACKS, Signals, reset_in_child
 from fastjobs.slots import Slots
+from fastjobs.streams import flush_standard
 
 log = logging.getLogger("fastjobs.supervisor")
 
@@ -56,8 +57,7 @@ class Launcher:
 
 def fork_child(task: ChildTask, jobs: JobQueue | None, slots: Slots | None, close: Callable[[], None]) -> int:
     """Fork a child for *task*. *close* closes in it what is the supervisor's alone. Returns its pid."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_standard()
     # Blocked until the child has its own handlers: ours would record a signal where nobody looks.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     try:

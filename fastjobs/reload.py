@@ -24,6 +24,7 @@ from fastjobs.errors import AppImportError
 from fastjobs.launch import spawn_child
 from fastjobs.progress import Totals
 from fastjobs.signals import HANDLED
+from fastjobs.streams import flush_standard
 
 log = logging.getLogger("fastjobs.supervisor")
 
@@ -167,8 +168,7 @@ def reexecute(handover: Handover, place: Place) -> None:
     descriptors = handover.descriptors()
     _set_inheritable(descriptors, True)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_standard()
     bequest = leave(msgspec.json.encode(handover))
     try:
         os.chdir(place.directory)

@@ -30,6 +30,26 @@ def turn_to_nowhere(fd: int) -> None:
     os.close(null)
 
 
+def flush_standard() -> None:
+    """Write out what print has buffered, before a fork or the end. What nobody reads any more is let go."""
+    for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
+        try:
+            stream.flush()
+        except GONE:
+            turn_to_nowhere(fd)
+        except (OSError, ValueError, AttributeError):  # a full disk, closed, none: who printed has been told, or cannot be
+            continue
+
+
+def outlive_readers() -> None:
+    """Let this process's own standard streams bear the end of their readers: ``fastjobs supervise 2>&1 | head -1``."""
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # not one of the system's: whoever set it knows why
+            if stream.fileno() == fd:
+                setattr(sys, name, sturdy(stream, fd))
+
+
 class _Raw(io.FileIO):
     """A descriptor that is turned to nowhere once its reader has gone."""
 

@@ -14,6 +14,7 @@ from fastjobs.cli.fields import build, field_options, given, verbose_option
 from fastjobs.cli.screen import Screen
 from fastjobs.cli.target import app_dir_option, backend_option
 from fastjobs.options import WorkerOptions
+from fastjobs.streams import outlive_readers
 from fastjobs.supervisor import LIVE_REPORT_S, REPORT_S, SuperviseOptions, supervise
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -50,6 +51,7 @@ def run_app(options: SuperviseOptions, values: dict[str, Any]) -> int:
     build(lambda: WorkerOptions(**worker))
     verbose = bool(click.get_current_context().meta.get("verbose"))
     app_dir: Path | None = values["app_dir"]
+    outlive_readers()
     screen = Screen(style, sys.stderr)
     return supervise(
         values["app"],
