@@ -241,7 +241,8 @@ def _binder(name: str, stored: list[inspect.Parameter], payload: Payload, check:
         ]
     lines.append(f"    return {p}raw")
     names = {f"{p}{key}": getattr(payload, key) for key in ("dumps", "encode", "read", "check_depth", "explain", "compare")}
-    bind: Callable[..., bytes] = _function(f"{p}bind", lines, {**names, f"{p}absent": ABSENT}, name)
+    types = {f"{p}type": type, f"{p}str": str, f"{p}int": int, f"{p}bool": bool}  # a parameter may be called `type`
+    bind: Callable[..., bytes] = _function(f"{p}bind", lines, {**names, **types, f"{p}absent": ABSENT}, name)
     return bind
 
 
@@ -253,7 +254,7 @@ def _plainness(p: str, stored: list[inspect.Parameter], traits: dict[str, Traits
         if not quick:
             return "False"
         absent = "" if parameter.default is EMPTY else f"{parameter.name} is {p}absent or "
-        tests.append(f"({absent}{quick.replace('{}', parameter.name)})")
+        tests.append(f"({absent}{quick.replace('{}', parameter.name).replace('{p}', p)})")
     return " and ".join(tests) or "True"
 
 

@@ -30,7 +30,7 @@ class NotStorable(Exception):
 class Traits:
     """What the check at the enqueue has to do for values of one type."""
 
-    quick: str = ""  #: test of a value, `{}` in it, that proves by itself that the value arrives as it is; "" if there is none
+    quick: str = ""  #: test of a value `{}` that proves that it arrives as it is; `{p}` stands before builtins; "": none
 
     exact: bool = True  #: `arrived == sent` proves that nothing changed; otherwise the values are walked
     bounded: bool = True  #: its JSON cannot be nested deeper than the type itself
@@ -112,10 +112,13 @@ def examine(kind: Any, hooks: Hooks) -> Traits:
     return walk.traits
 
 
+_INT_MAX: Final = 2**63 - 1
+"""Of these sizes every codec writes what every codec reads."""
+
 _QUICK: Final[dict[type[mi.Type], str]] = {
-    mi.StrType: "type({}) is str",
-    mi.IntType: "type({}) is int",
-    mi.BoolType: "type({}) is bool",
+    mi.StrType: "{p}type({}) is {p}str",
+    mi.IntType: f"{{p}}type({{}}) is {{p}}int and {-_INT_MAX} <= {{}} <= {_INT_MAX}",
+    mi.BoolType: "{p}type({}) is {p}bool",
     mi.NoneType: "{} is None",
 }
 

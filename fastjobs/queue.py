@@ -10,6 +10,7 @@ import weakref
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, cast, overload
 
 from fastjobs.appname import app_id_of, caller_module
@@ -106,7 +107,7 @@ class JobQueue:
         if codec not in (None, "orjson", "msgspec"):
             raise ConfigError(f'JobQueue(codec): must be "orjson" or "msgspec", got {codec!r:.100}')
         self.registry = Registry()
-        self.queue_options: dict[str, QueueOptions] = dict(queues or {})
+        self.queue_options: Mapping[str, QueueOptions] = MappingProxyType(dict(queues or {}))
         self.lifespan = lifespan
         self.include = tuple(include)
         self.worker_options = worker or WorkerOptions()
@@ -115,7 +116,7 @@ class JobQueue:
         self._codec_name = codec
         self._types = None if types is None else checked_hooks(types)
         self._codec: PayloadCodec | None = None
-        self.max_payload_bytes = max_payload_bytes
+        self._max_payload_bytes = max_payload_bytes
         self._enqueue_timeout_s = min(duration_s(enqueue_timeout, "JobQueue(enqueue_timeout)"), 300.0)
         self._producers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, Producer]] = (
             weakref.WeakKeyDictionary()
@@ -335,6 +336,11 @@ class JobQueue:
         if self._backend is None:
             return _url_from_environment()
         return self._backend if isinstance(self._backend, str) else self._backend.url
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """The largest payload that is accepted."""
+        return self._max_payload_bytes
 
     @property
     def app_id(self) -> str:

@@ -16,12 +16,12 @@ from typing import Final
 from fastjobs import clock
 from fastjobs.claims import OpenClaim, Pace
 from fastjobs.context import running
-from fastjobs.envelope import UNREADABLE, decode_job, read_job
+from fastjobs.envelope import decode_job, read_job, routed_entry
 from fastjobs.errors import SerializationError
 from fastjobs.execution import Execution, Runner, outcome_of, set_aside
 from fastjobs.forks import end_copy
 from fastjobs.ids import id_text, unpack_word
-from fastjobs.model import Job, Kind
+from fastjobs.model import Job, Kind, Outcome
 from fastjobs.retry import Verdict, is_suspect
 from fastjobs.slots import Slot, Word
 
@@ -196,7 +196,7 @@ class Runners:
                 self._wake_one()  # one at a time: handlers that never suspend leave nothing for the others
             try:
                 job = read_job(item[0])
-            except UNREADABLE:
+            except Exception:  # unreadable, or no memory for it
                 self._set_aside(item)
                 continue
             if job.losses and is_suspect(job) and not self.alone:
@@ -239,13 +239,15 @@ class Runners:
         self._on_change()
 
     def _set_aside(self, item: Item) -> None:
-        """A job whose envelope cannot be read is not run."""
+        """A job whose envelope cannot be read is not run; one that can be read by now goes back."""
         envelope, claim, index = item
         self._added -= 1
         try:
             decode_job(envelope)
+            outcome = Outcome(index, int(Kind.RELEASED), routed_entry(envelope))
         except SerializationError as error:
-            claim.end(index, set_aside(index, envelope, error, self._execution.worker))
+            outcome = set_aside(index, envelope, error, self._execution.worker)
+        claim.end(index, outcome)
         if not claim.left:
             self.over.append(claim)
         elif not claim.ended_since:

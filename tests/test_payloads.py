@@ -44,6 +44,7 @@ from fastjobs.binding import compile_handler, compile_job
 from fastjobs.codec import CodecName, codec
 from fastjobs.errors import ConfigError, SerializationError
 from fastjobs.options import HandlerOptions
+from fastjobs.payload import Payload
 from fastjobs.payload_values import MAX_DEPTH
 from fastjobs.registry import Handler
 
@@ -492,6 +493,32 @@ def test_what_would_not_arrive_as_sent_is_refused(kind: Any, value: Any, path: s
         handler_for(kind, name).bind(value)
     assert refused.value.path == path
     assert str(refused.value).startswith("take")
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize(
+    "value",
+    [2**63 - 1, -(2**63), 2**64 - 1, 2**64, 10**4298, 10**4299, -(10**4299)],
+    ids=lambda n: f"{n:.2e}"[:9] if abs(n) < 1e300 else f"{len(str(n))} characters",
+)
+def test_a_whole_number_arrives_or_is_refused_however_large(value: int, name: CodecName) -> None:
+    handler = handler_for(int, name)
+    try:
+        payload = handler.bind(value)
+    except SerializationError:
+        assert abs(value) >= 2**63  # what fits is taken
+    else:
+        assert handler.decode(payload).value == value
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_parameters_may_be_called_like_builtins(name: CodecName, monkeypatch: pytest.MonkeyPatch) -> None:
+    def take(type: str, int: int, str: str, bool: bool = True): ...  # type: ignore[no-untyped-def,valid-type]
+
+    take.__annotations__ = {"type": str, "int": int, "str": str, "bool": bool}
+    monkeypatch.setattr(Payload, "encode", lambda *_: pytest.fail("encoded once more, the slow way"))
+    handler = compile_handler(take, HandlerOptions(), codec(name))
+    assert json.loads(handler.bind("a", 1, "b", bool=False)) == {"type": "a", "int": 1, "str": "b", "bool": False}
 
 
 @pytest.mark.parametrize("name", CODECS)

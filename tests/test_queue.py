@@ -291,6 +291,16 @@ async def test_a_payload_over_the_limit_is_refused_with_both_sizes(store: Faulty
         jobs.prepare("by-name", {"text": "x" * 1_000})
 
 
+def test_what_calls_are_made_of_cannot_be_changed_afterwards(store: FaultyBackend) -> None:
+    """Functions have taken it over when they were registered."""
+    jobs = JobQueue(store, queues={"mail": QueueOptions(priority=9)})
+    with pytest.raises(TypeError):
+        jobs.queue_options["mail"] = QueueOptions()  # type: ignore[index]
+    with pytest.raises(AttributeError):
+        jobs.max_payload_bytes = 10  # type: ignore[misc]
+    assert jobs.max_payload_bytes == 1024 * 1024
+
+
 # -- options, nearest wins
 
 

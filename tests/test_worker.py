@@ -501,6 +501,33 @@ async def test_a_claim_of_nothing_but_corrupt_envelopes_is_settled(store: Faulty
     assert await left(store) == 0
 
 
+async def test_a_job_that_there_was_no_memory_to_read_goes_back_and_runs_later(
+    store: FaultyBackend, jobs: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastjobs import runners
+    from fastjobs.envelope import read_job
+
+    ran: list[int] = []
+    short = [MemoryError(), MemoryError()]
+
+    @jobs.job
+    async def work(number: int) -> None:
+        ran.append(number)
+
+    def read(envelope: bytes) -> Job:
+        if len(ran) == 3 and short:
+            raise short.pop()
+        return read_job(envelope)
+
+    monkeypatch.setattr(runners, "read_job", read)
+    await jobs.enqueue_many(work.prepare(number) for number in range(10))
+    async with at_work(jobs, store) as crew:
+        await store.until(lambda: crew.count(Word.DONE) == 10)
+    assert sorted(ran) == list(range(10))
+    assert not short
+    assert await left(store) == 0
+
+
 async def test_a_job_of_a_later_version_is_left_for_newer_workers_byte_for_byte(store: FaultyBackend, jobs: JobQueue) -> None:
     import msgspec
 
