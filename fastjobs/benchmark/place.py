@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
 import asyncpg
@@ -19,10 +20,13 @@ from fastjobs.backends import scheme_of
 from fastjobs.backends.postgres_wire import parse_address
 from fastjobs.backends.redis_link import split_namespace
 from fastjobs.backends.remote import URL_SCHEME
-from fastjobs.errors import StoreUnavailable
+from fastjobs.errors import BackendError, StoreUnavailable
 
 NAME: Final = "fastjobs_bench"
 """Namespace or schema."""
+
+LOCK_S: Final = 20
+BUSY: Final = "another `fastjobs bench` is at work on this store: wait for its end"
 
 
 class Place(NamedTuple):
@@ -43,11 +47,52 @@ async def place_at(url: str) -> AsyncIterator[Place]:
     postgres = scheme.startswith("postgres")
     own = _with(url, "schema" if postgres else "namespace", NAME)
     empty = _drop_schema if postgres else _delete_keys
-    await empty(own)
-    try:
-        yield Place(own)
-    finally:
+    async with _alone_on_postgres(own) if postgres else _alone_on_redis(own):
         await empty(own)
+        try:
+            yield Place(own)
+        finally:
+            await empty(own)
+
+
+@asynccontextmanager
+async def _alone_on_postgres(url: str) -> AsyncIterator[None]:
+    """Hold a lock that ends with this process. BackendError while another has it."""
+    address = parse_address(url, schema=NAME, pgbouncer=False, connect_timeout_s=5, call_timeout_s=30)
+    connection = await address.behind_pooler().connect()
+    try:
+        if not await connection.fetchval("select pg_try_advisory_lock(hashtext($1))", NAME):
+            raise BackendError(BUSY)
+        yield
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def _alone_on_redis(url: str) -> AsyncIterator[None]:
+    """Hold a lock that ends LOCK_S seconds after this process. BackendError while another has it."""
+    key = f"{NAME}_lock"
+    async with redis.asyncio.from_url(split_namespace(url, None)[0]) as client:
+        try:
+            if not await client.set(key, "1", nx=True, ex=LOCK_S):
+                raise BackendError(f"{BUSY} (a killed one holds the store for {LOCK_S} s more)")
+        except (redis.exceptions.RedisError, OSError) as error:
+            raise StoreUnavailable(f"the store cannot be reached: {error}") from error
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(LOCK_S / 4)
+                with contextlib.suppress(redis.exceptions.RedisError, OSError):  # the measurement itself will say so
+                    await client.set(key, "1", ex=LOCK_S)
+
+        renewing = asyncio.create_task(renew())
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            await asyncio.wait([renewing])
+            with contextlib.suppress(redis.exceptions.RedisError, OSError):
+                await client.delete(key)
 
 
 def _with(url: str, key: str, value: str) -> str:
@@ -57,12 +102,18 @@ def _with(url: str, key: str, value: str) -> str:
     return f"{address}?{urlencode([*others, (key, value)], safe='/')}"
 
 
+async def start_own(module: str, *arguments: str, stderr: IO[bytes] | None = None) -> asyncio.subprocess.Process:
+    """Start ``fastjobs.benchmark.<module>``, which ends with this process; its stdout is a pipe. ^C does not reach it."""
+    pipe = asyncio.subprocess.PIPE
+    command = (sys.executable, "-m", f"fastjobs.benchmark.{module}", *arguments)
+    return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=stderr, start_new_session=True)
+
+
 @asynccontextmanager
 async def _broker() -> AsyncIterator[Place]:
     directory = tempfile.mkdtemp(prefix="fastjobs-bench-")
     path = f"{directory}/broker.sock"
-    command = (sys.executable, "-m", "fastjobs.benchmark.broker", path)
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    process = await start_own("broker", path)
     try:
         assert process.stdout is not None
         if not await process.stdout.readline():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -40,9 +42,12 @@ def check(names: Sequence[str]) -> list[str]:
 async def measure(url: str, names: Sequence[str], count: int, workers: int, tell: Tell) -> list[Result]:
     """Measure the scenarios *names* (see `check`) with *count* jobs and *workers* processes at the store *url*.
 
-    The jobs stand apart from the user's, in a namespace or schema that is emptied before and after. Raises WorkerError if a
-    job is lost or run twice, BackendError as the store does.
+    The jobs stand apart from the user's, in a namespace or schema that is emptied before and after. Raises WorkerError if the
+    counts disagree, BackendError as the store does. SIGTERM cancels it.
     """
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with place_at(url) as place:
         with jobs.override(place.url):
             meter = meter_of(place.url, place.broker)

@@ -6,7 +6,6 @@ import asyncio
 import random
 import signal
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -20,6 +19,7 @@ from fastjobs import clock
 from fastjobs.benchmark.app import QUEUE, STAMP, arrive, burn, carry, jobs, noop, pause, stumble
 from fastjobs.benchmark.fleet import Look, Options
 from fastjobs.benchmark.meters import StoreMeter
+from fastjobs.benchmark.place import start_own
 from fastjobs.calls import Call
 from fastjobs.errors import WorkerError
 
@@ -29,6 +29,9 @@ WARM_UP: Final = 50
 
 SILENCE_S: Final = 60.0
 """A fleet that gets no further for so long has failed."""
+
+END_S: Final = 20.0
+"""A process that needs longer to end is killed."""
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -130,26 +133,28 @@ class Fleet:
 @asynccontextmanager
 async def fleet_of(options: Options) -> AsyncIterator[Fleet]:
     """The fleet, ended at the end."""
-    command = (sys.executable, "-m", "fastjobs.benchmark.fleet", msgspec.json.encode(options).decode())
     with tempfile.TemporaryFile() as errors:
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=errors
-        )
+        process = await start_own("fleet", msgspec.json.encode(options).decode(), stderr=errors)
         try:
             yield Fleet(process, errors)
         finally:
+            await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> bytes:
+    """Have it end, by force if it must be. Returns what it still says: a full pipe must not keep it."""
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(END_S):
             if process.returncode is None:
                 process.send_signal(signal.SIGTERM)
-                async for _ in _rest(process):
-                    pass
-                await process.wait()
-
-
-async def _rest(process: asyncio.subprocess.Process) -> AsyncIterator[bytes]:
-    """What it still says: a full pipe must not keep it."""
-    assert process.stdout is not None
-    while data := await process.stdout.read(65_536):
-        yield data
+            said = await process.stdout.read()
+            await process.wait()
+            return said
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def drain(url: str, meter: StoreMeter, name: str, count: int, workers: int, tell: Tell) -> Drained:
@@ -242,29 +247,37 @@ async def latency(url: str, name: str, count: int, workers: int, load_per_s: flo
         listener = Listener(str(Path(directory, "arrivals")))
         async with jobs, fleet_of(Options(backend=url, workers=workers, look_s=SILENCE_S / 4)) as fleet:
             reading = asyncio.create_task(_read_on(fleet))
-            loading = asyncio.create_task(_load(load_per_s))
+            loading = await start_own("load", url, str(load_per_s)) if load_per_s else None
             try:
-                found = [await _one(listener, number) for number in range(WARM_UP)]
+                found = [await _one(listener, number, reading) for number in range(WARM_UP)]
                 found.clear()
                 for number in range(WARM_UP, WARM_UP + count):
                     tell(name, len(found) / count)
                     await asyncio.sleep(random.uniform(0.001, 0.010))  # noqa: S311 - spreads the samples
-                    found.append(await _one(listener, number))
+                    found.append(await _one(listener, number, reading))
             finally:
-                for task in (loading, reading):
-                    task.cancel()
-                await asyncio.wait([loading, reading])
+                said = b"" if loading is None else await _end(loading)
+                reading.cancel()
+                await asyncio.wait([reading])
                 listener.close()
                 await jobs.purge(QUEUE)
+    if loading is not None:
+        load_per_s = _paced(said)
     found.sort()
     at = {share: 1000 * found[min(int(share * count), count - 1)] for share in (0.5, 0.99, 0.999)}
     return Latencies(scenario=name, count=count, load_per_s=load_per_s, p50_ms=at[0.5], p99_ms=at[0.99], p999_ms=at[0.999])
 
 
-async def _one(listener: Listener, number: int) -> float:
+async def _one(listener: Listener, number: int, reading: asyncio.Task[None]) -> float:
     before = clock.monotonic()
     await arrive.enqueue(number, listener.path)
-    return await listener.hear(number) - before
+    hearing = asyncio.create_task(listener.hear(number))
+    await asyncio.wait([hearing, reading], return_when=asyncio.FIRST_COMPLETED)
+    if reading.done():
+        hearing.cancel()
+        await reading  # raises what ended the fleet
+        raise WorkerError("the workers ended before they were told to")
+    return hearing.result() - before
 
 
 async def _read_on(fleet: Fleet) -> None:
@@ -272,14 +285,13 @@ async def _read_on(fleet: Fleet) -> None:
         pass
 
 
-async def _load(per_s: float) -> None:
-    """No-op jobs, *per_s* a second, a batch every 10 ms."""
-    began, sent = clock.monotonic(), 0
-    while per_s:
-        await asyncio.sleep(0.01)
-        due = int((clock.monotonic() - began) * per_s) - sent
-        await jobs.enqueue_many(noop.prepare(number) for number in range(due))
-        sent += due
+def _paced(said: bytes) -> float:
+    """The rate that `load` has kept. WorkerError if it failed."""
+    try:
+        sent, seconds = said.split()
+    except ValueError:
+        raise WorkerError("the process that enqueues beside the measurement has failed; its error stands above") from None
+    return int(sent) / float(seconds)
 
 
 async def singles(name: str, count: int, concurrency: int, tell: Tell) -> Singles:
@@ -303,7 +315,9 @@ async def singles(name: str, count: int, concurrency: int, tell: Tell) -> Single
             before = clock.monotonic()
             await noop.enqueue(number)
             alone.append(clock.monotonic() - before)
-        await jobs.purge(QUEUE)
+        stored = await jobs.purge(QUEUE)
+    if stored != count + 1 + len(alone):
+        raise WorkerError(f"{name}: of {count + 1 + len(alone):,} jobs {stored:,} are in the store")
     alone.sort()
     return Singles(
         scenario=name,

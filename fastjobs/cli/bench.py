@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,6 +19,9 @@ from fastjobs.cli.terminal import LiveLine, bar, is_live, table
 from fastjobs.options import check_int
 from fastjobs.supervisor import MOST_WORKERS
 
+ROUGH_S = 0.1
+"""A drain that took less is no measurement: more jobs are needed."""
+
 EPILOG = "Scenarios: " + "; ".join(f"{name}: {about}" for name, about in SCENARIOS.items()) + "."
 
 
@@ -28,13 +33,15 @@ EPILOG = "Scenarios: " + "; ".join(f"{name}: {about}" for name, about in SCENARI
 @click.option("--json", "as_json", is_flag=True, help="The results as one JSON object.")
 @verbose_option
 def command(backend: str, workers: int, count: int, names: tuple[str, ...], as_json: bool) -> None:
-    """Enqueue jobs and have them run by real worker processes; measure rates, times, CPU and memory. Every job is counted."""
+    """Enqueue jobs, have them run by real worker processes, count them; measure rates, times, CPU and memory."""
     build(lambda: check_int(workers, "workers", 1, MOST_WORKERS))
     build(lambda: check_int(count, "jobs", 100, 10**9))
     chosen = build(lambda: check(names))
     progress = Progress()
     try:
         results = uvloop.run(measure(backend, chosen, count, workers, progress.tell))
+    except asyncio.CancelledError:
+        raise click.exceptions.Exit(128 + signal.SIGTERM) from None
     finally:
         progress.end()
     if as_json:
@@ -90,14 +97,15 @@ def lines(results: Sequence[Result]) -> Iterator[str]:
 
 
 def _row(result: Drained) -> tuple[Any, ...]:
+    rough = "~" if result.jobs / result.drain_per_s < ROUGH_S else ""
     parts = (result.store_enqueue_cpu_us, result.store_drain_cpu_us)
     store = "?" if parts[0] is None or parts[1] is None else f"{parts[0] + parts[1]:.2f}"
     return (
         result.scenario,
         result.jobs,
         round(result.enqueue_per_s),
-        round(result.drain_per_s),
-        round(result.drain_per_s / result.workers),
+        f"{rough}{result.drain_per_s:,.0f}",
+        f"{rough}{result.drain_per_s / result.workers:,.0f}",
         f"{result.producer_cpu_us:.2f}",
         f"{result.worker_cpu_us:.2f}",
         store,
