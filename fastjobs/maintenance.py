@@ -30,6 +30,10 @@ RENEW_S: Final = 5.0
 
 HOUSEKEEP_S: Final = 5.0
 COUNT_S: Final = 1.0
+REST: Final = 20
+"""A count of millions of jobs takes Postgres seconds: after one the store has so many times its length for its work."""
+LONGEST_REST_S: Final = 30.0
+
 BURST_S: Final = 0.1
 ALIVE_S: Final = 0.25
 
@@ -41,8 +45,8 @@ class Maintenance:
     """Keeps *lease* alive and looks after the workers in *slots*, and after everybody's jobs whose lease has ended.
 
     *terms*: the app's, for jobs that outlived their time limit. *queues*: those that our workers serve, for the counts.
-    *observe*: write counts into the head once a second. *burst*: also say in the head when nothing is ready in *queues* and
-    nothing is in flight anywhere in the store.
+    *observe*: write counts into the head once a second, less often where counting takes long. *burst*: also say in the head
+    when nothing is ready in *queues* and nothing is in flight anywhere in the store.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Maintenance:
         self._woken = asyncio.Event()
         self._stopping = False
         self._counted_at = float("-inf")  # clock.monotonic
+        self._counting_s = 0.0
 
     def wake(self) -> None:
         """A slot became DEAD. From the service's own loop."""
@@ -171,11 +176,13 @@ class Maintenance:
     async def _count(self, backend: Store) -> None:
         """Write the store's counts into the head; for a burst, whether it is over."""
         now = clock.monotonic()
-        if now - self._counted_at < 0.8 * COUNT_S and not self._is_idle():
+        since_s = now - self._counted_at
+        rest_s = self._counting_s if self._is_idle() else max(0.8 * COUNT_S, min(REST * self._counting_s, LONGEST_REST_S))
+        if since_s < self._counting_s + rest_s:
             return
         self._counted_at = float("-inf")  # a failed look is none
         stats = await backend.stats()
-        self._counted_at = now
+        self._counted_at, self._counting_s = now, clock.monotonic() - now
         ours = [queue for queue in stats.queues if queue.queue in self._queues]
         others = [queue for queue in stats.queues if queue.queue not in self._queues]
         self._head[Head.ELSEWHERE] = sum(queue.ready + queue.delayed for queue in others) + 1

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,7 @@ from fastjobs.errors import BackendError
 from fastjobs.execution import entry_of
 from fastjobs.ids import id_word, new_id
 from fastjobs.maintenance import EmbeddedMaintenance, Maintenance
-from fastjobs.model import ENVELOPE_VERSION, Entry, Exchanged, Job, Settlement
+from fastjobs.model import ENVELOPE_VERSION, Entry, Exchanged, Job, Settlement, Stats
 from fastjobs.options import WorkerOptions
 from fastjobs.registry import Registry
 from fastjobs.slots import Head, Slot, Slots, State, Word, lease_name, worker_id
@@ -414,6 +415,40 @@ async def test_counts_of_our_queues_are_in_the_head(stage: Stage) -> None:
         await until(lambda: stage.slots.head[Head.READY] == 3 + 1)
         assert stage.slots.head[Head.DELAYED_LEFT] == 1 + 1
         assert stage.slots.head[Head.BURST_DONE] == 0
+
+
+async def test_counts_that_take_long_are_taken_less_often(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastjobs import maintenance as module
+
+    now, took = [100.0], [0.0]
+    stats = stage.store.stats
+
+    async def slow() -> Stats:
+        now[0] += took[0]
+        return await stats()
+
+    def looks() -> int:
+        return len(stage.store.named("stats"))
+
+    async def count_for(seconds: float) -> int:
+        before = looks()
+        for _ in range(round(seconds / 0.5)):
+            await maintenance._count(stage.store)
+            now[0] += 0.5
+        return looks() - before
+
+    monkeypatch.setattr(stage.store, "stats", slow)
+    monkeypatch.setattr(module, "clock", SimpleNamespace(monotonic=lambda: now[0]))
+    maintenance = stage.maintenance(burst=True)
+    await stage.push(*jobs(1))
+    await stage.claim(await stage.worker())  # not idle: a burst that is looks at once
+    assert await count_for(10) == 10
+    took[0] = 0.5
+    assert await count_for(42) in {4, 5}
+    took[0] = 60.0
+    await count_for(20)
+    took[0] = 0.0
+    assert await count_for(40) > 5  # an outage is not taken for work
 
 
 async def test_a_burst_is_over_when_nothing_is_ready_or_in_flight(stage: Stage) -> None:
