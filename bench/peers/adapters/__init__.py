@@ -1,0 +1,1 @@
+"""One module per peer: `producer`, `commands`, and where needed `prepare` and `work`; see `harness.__main__`."""

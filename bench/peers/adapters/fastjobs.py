@@ -1,0 +1,33 @@
+"""fastjobs itself: default settings; bulk in 1,000s like the others."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from harness import work as handlers
+from harness.sending import URL, Send, chunks, module
+
+from fastjobs import JobQueue
+
+jobs = JobQueue(URL or None)
+handles = {name: jobs.job(queue="bench")(handler) for name, handler in handlers.ASYNC.items()}
+
+
+@asynccontextmanager
+async def producer() -> AsyncIterator[Send]:
+    """Connected; sends."""
+
+    async def send(kind: str, values: range) -> None:
+        prepare = handles[kind].prepare
+        for part in chunks(values):
+            await jobs.enqueue_many([prepare(value) for value in part])
+
+    async with jobs:
+        await jobs.stats()  # connects, and makes the tables
+        yield send
+
+
+def commands(kind: str, processes: int) -> list[list[str]]:
+    """One supervisor."""
+    return [module("fastjobs", "supervise", "-n", str(processes), "--backend", URL, "adapters.fastjobs:jobs")]
