@@ -18,11 +18,11 @@ STORES = ("memory", "redis", "postgres")
 
 @contextmanager
 def store_at(kind: str) -> Iterator[str]:
-    """The URL of a private, empty store: memory, redis (Valkey) or postgres."""
+    """The URL of a private, empty store: memory, redis (Valkey, without persistence) or postgres (fsync and all)."""
     if kind == "memory":
         yield "memory://"
         return
-    server = RedisServer("valkey") if kind == "redis" else PostgresServer()
+    server = RedisServer("valkey") if kind == "redis" else PostgresServer.durable()
     try:
         server.start()
         yield server.url

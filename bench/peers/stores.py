@@ -13,16 +13,13 @@ import redis
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
 
-# Postgres as it is in production: on disk, flushed at each commit, with memory for more than a test.
-POSTGRES = {"shared_buffers": "256MB", "max_wal_size": "4GB"}
-
 
 class Stores:
     """Two servers."""
 
     def __init__(self, redis_server: str | None) -> None:
         self.redis = RedisServer("valkey", bin=redis_server)
-        self.postgres = PostgresServer(fsync=True, **POSTGRES)
+        self.postgres = PostgresServer.durable()
 
     @contextmanager
     def run(self) -> Iterator[Stores]:

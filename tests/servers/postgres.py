@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import asyncpg
 import psutil  # type: ignore[import-untyped, unused-ignore]
@@ -53,6 +53,11 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._user: dict[str, Any] = {}
         self._databases = itertools.count(1)
+
+    @classmethod
+    def durable(cls, *, max_connections: int = 60) -> Self:
+        """As in production: what is committed is on disk; memory for more than a test."""
+        return cls(max_connections=max_connections, fsync=True, shared_buffers="256MB", max_wal_size="4GB")
 
     @property
     def url(self) -> str:
