@@ -127,7 +127,14 @@ async def test_two_at_one_store_would_measure_each_other(place: Place, store_kin
 def test_however_it_ends_none_of_its_processes_is_left(scenario: str, number: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fastjobs", "bench", "--scenario", scenario, "--jobs", "1000000"]
     variables = {**os.environ, "TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=variables,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what a shell starts with & ignores it
+    )
     deadline = time.monotonic() + 60
     while not any("fleet" in command for command in _own(tmp_path)):
         assert time.monotonic() < deadline
