@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Final, NoReturn, Protocol, Self
@@ -70,7 +71,34 @@ def socket_of(transport: asyncio.BaseTransport | None) -> list[int]:
         return []
 
 
+class _Held(threading.local):
+    mask: set[int | signal.Signals] | None = None  #: of the thread that forks, as it was before
+
+
+_held = _Held()
+
+
+def _before_fork() -> None:
+    """Hold the worker's signals back: one that reaches the copy before it has shed our handlers would be told to the worker."""
+    numbers = {number for guard in _guards for number in guard.signals}
+    _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers) if numbers else None
+
+
+def _let_through() -> None:
+    mask, _held.mask = _held.mask, None
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _after_fork() -> None:
+    try:
+        _shed()
+    finally:
+        _let_through()
+
+
+def _shed() -> None:
+    """In the copy: handlers, connections and whatever the guards hold."""
     for guard in _guards:
         if guard.signals:
             signal.set_wakeup_fd(-1)
@@ -89,4 +117,4 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_let_through, after_in_child=_after_fork)
