@@ -7,11 +7,14 @@ import inspect
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import asyncpg
 import pytest
 
+from fastjobs.backends import postgres_bell
 from fastjobs.backends.postgres import PostgresBackend
+from fastjobs.backends.postgres_bell import RING_BURST, RING_EVERY_S, Bell
 from fastjobs.backends.postgres_hints import Hints, Pace
 from fastjobs.backends.postgres_schema import FUNCTIONS, MIGRATIONS, VERSION
 from fastjobs.backends.postgres_wire import parse_address
@@ -475,3 +478,37 @@ async def test_every_sql_file_is_used() -> None:
     for path in directory.glob("*.sql"):
         assert path.stem in (*FUNCTIONS, *MIGRATIONS.values()) or f'"{path.stem}"' in sources, path.name
         assert path.read_text().startswith(f"-- {path.name}  "), path.name
+
+
+async def test_wake_ups_go_out_at_once_but_a_stream_of_them_is_paced(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = parse_address("postgresql:///x", schema="s", pgbouncer=False, connect_timeout_s=1, call_timeout_s=1)
+    bell = Bell(address, "", lambda queues: None, lambda: None)
+    now, told = [1000.0], list[float]()
+
+    async def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    async def ring(times: int) -> list[float]:
+        """Ring again as soon as it was told, *times* in all; seconds from the first ring to each notification."""
+
+        async def notify() -> None:
+            told.append(now[0] - began)
+            bell._to_ring.clear()
+            if len(told) < times:
+                bell._to_ring.add("mail")
+
+        began = now[0]
+        told.clear()
+        monkeypatch.setattr(bell, "_notify", notify)
+        bell._to_ring.add("mail")
+        await bell._ring_on()
+        return told.copy()
+
+    monkeypatch.setattr(postgres_bell, "clock", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(postgres_bell.asyncio, "sleep", sleep)
+    paced = [max(0, number - RING_BURST + 1) * RING_EVERY_S for number in range(2 * RING_BURST)]
+    assert await ring(2 * RING_BURST) == pytest.approx(paced)
+    now[0] += RING_EVERY_S
+    assert await ring(2) == pytest.approx([0.0, RING_EVERY_S])  # nothing was saved up
+    now[0] += 3600
+    assert await ring(2 * RING_BURST) == pytest.approx(paced)  # however long the quiet was

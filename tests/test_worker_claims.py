@@ -203,6 +203,20 @@ async def test_a_claim_is_no_larger_than_the_batch(store: FaultyBackend, jobs: J
     assert max(call.args[4] for call in store.named("exchange")) == 25
 
 
+async def test_without_a_backlog_a_job_begins_before_the_store_is_asked_again(store: FaultyBackend, jobs: JobQueue) -> None:
+    """The next call would cost it a quarter of a millisecond."""
+    asked: list[int] = []
+
+    @jobs.job
+    async def work() -> None:
+        asked.append(len(store.named("exchange")))
+
+    await work.enqueue()
+    async with at_work(jobs, store) as crew:
+        await store.until(lambda: crew.count(Word.DONE) == 1)
+    assert asked == [1]
+
+
 async def test_an_idle_worker_asks_the_store_rarely(store: FaultyBackend, jobs: JobQueue) -> None:
     @jobs.job
     async def work() -> None: ...
