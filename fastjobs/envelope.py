@@ -25,26 +25,35 @@ class Template:
     """Envelopes of new jobs that differ in id, payload and time alone: their other fields are encoded once.
 
     Byte for byte what `encode_job` makes of *job* with these three set, in a quarter of the time (0.15 µs): enqueueing in bulk
-    is bound by it.
+    is bound by it. The first is encoded whole: to take one apart costs ten times that, and often there is no second.
     """
 
-    __slots__ = ("_head", "_place", "_tail")
+    __slots__ = ("_begun", "_head", "_job", "_place", "_tail")
 
     def __init__(self, job: Job) -> None:
-        id, payload, at = bytes(range(16)), b"", 0.0
-        whole = encode_job(msgspec.structs.replace(job, id=id, payload=payload, created_at=at))
-        encode = msgspec.msgpack.encode
-        place = encode(job.name) + encode(job.queue)
-        self._head, _, rest = whole.partition(encode(id))
-        self._tail = rest[len(place + encode(payload) + encode(at)) :]
-        self._head += b"\xc4\x10"  # before the 16 bytes of an id
-        self._place = place
+        self._job = job
+        self._begun = False
+        self._head = self._place = self._tail = b""
 
     def envelope(self, id: bytes, payload: bytes, created_at: float) -> bytes:
         """The envelope of the job *id*."""
+        if not self._head:
+            if not self._begun:
+                self._begun = True
+                return encode_job(msgspec.structs.replace(self._job, id=id, payload=payload, created_at=created_at))
+            self._take_apart()
         size = len(payload)
         header = _SHORT[size] if size < 256 else _bin_16(0xC5, size) if size < 65_536 else _bin_32(0xC6, size)
         return b"".join((self._head, id, self._place, header, payload, _float(0xCB, created_at), self._tail))
+
+    def _take_apart(self) -> None:
+        id, payload, at = bytes(range(16)), b"", 0.0
+        whole = encode_job(msgspec.structs.replace(self._job, id=id, payload=payload, created_at=at))
+        encode = msgspec.msgpack.encode
+        self._place = encode(self._job.name) + encode(self._job.queue)
+        head, _, rest = whole.partition(encode(id))
+        self._tail = rest[len(self._place + encode(payload) + encode(at)) :]
+        self._head = head + b"\xc4\x10"  # before the 16 bytes of an id; last: another thread may be waiting to see it
 
 
 # MessagePack's headers of bytes and of a double.

@@ -57,6 +57,7 @@ S = TypeVar("S")
 URL_VARIABLE = "FASTJOBS_URL"
 CODEC_VARIABLE = "FASTJOBS_CODEC"
 DEFAULT_URL = "memory://"
+MOST_SHAPES = 1000
 
 
 class JobQueue:
@@ -116,6 +117,7 @@ class JobQueue:
         self._codec_name = codec
         self._types = None if types is None else checked_hooks(types)
         self._codec: PayloadCodec | None = None
+        self._shapes: dict[str, Shape] = {}  # of calls without options of their own
         self._max_payload_bytes = max_payload_bytes
         self._enqueue_timeout_s = min(duration_s(enqueue_timeout, "JobQueue(enqueue_timeout)"), 300.0)
         self._producers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, Producer]] = (
@@ -282,13 +284,17 @@ class JobQueue:
 
     def shape_of(self, handler: Handler | None, options: EnqueueOptions, *, name: str | None = None) -> Shape:
         """What calls of *handler*, or of a *name* without one, have in common under *options*."""
-        return Shape(
-            name if name is not None else handler.name if handler is not None else "",
-            handler,
-            options,
-            queue_options=self.queue_options,
-            max_payload_bytes=self.max_payload_bytes,
-        )
+        called = name if name is not None else handler.name if handler is not None else ""
+        known = self._shapes.get(called) if options is NO_OPTIONS else None
+        if known is not None and known.handler is handler:
+            return known
+        limit = self.max_payload_bytes
+        shape = Shape(called, handler, options, queue_options=self.queue_options, max_payload_bytes=limit)
+        if options is NO_OPTIONS:
+            if len(self._shapes) >= MOST_SHAPES:  # names made up at run time
+                self._shapes.clear()
+            self._shapes[called] = shape
+        return shape
 
     async def enqueue_call(self, call: Call) -> JobHandle:
         """Store one prepared call."""

@@ -198,5 +198,9 @@ def test_a_header_that_is_missing_or_of_another_kind_is_none() -> None:
 
 @given(jobs, st.binary(min_size=16, max_size=16), st.sampled_from([0, 1, 255, 256, 65_535, 65_536, 1 << 20]), moments)
 def test_a_template_makes_the_envelopes_that_encoding_would(job: Job, id: bytes, size: int, at: float) -> None:
-    made = Template(job).envelope(id, b"x" * size, at)
-    assert made == encode_job(msgspec.structs.replace(job, id=id, payload=b"x" * size, created_at=at))
+    template = Template(job)
+    first, second = (template.envelope(id, b"x" * size, at) for _ in range(2))
+    assert first == second == encode_job(msgspec.structs.replace(job, id=id, payload=b"x" * size, created_at=at))
+    assert template.envelope(b"i" * 16, b"", 1.0) == encode_job(
+        msgspec.structs.replace(job, id=b"i" * 16, payload=b"", created_at=1.0)
+    )

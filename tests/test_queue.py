@@ -301,6 +301,28 @@ def test_what_calls_are_made_of_cannot_be_changed_afterwards(store: FaultyBacken
     assert jobs.max_payload_bytes == 1024 * 1024
 
 
+def test_a_name_is_called_as_its_handler_has_it_from_when_there_is_one(jobs: JobQueue) -> None:
+    def place_of(options: EnqueueOptions | None = None) -> tuple[str, int]:
+        envelope = decode_job(jobs.prepare("late", {}, options).entry().envelope)
+        return envelope.queue, envelope.priority
+
+    assert [place_of() for _ in range(3)] == [("default", 5)] * 3
+
+    @jobs.job(queue="mail", priority=7)
+    async def late() -> None: ...
+
+    assert [place_of() for _ in range(3)] == [("mail", 7)] * 3
+    assert place_of(EnqueueOptions(priority=1)) == ("mail", 1)
+    assert place_of() == ("mail", 7)
+
+
+def test_names_made_up_at_run_time_do_not_fill_the_memory(jobs: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastjobs.queue.MOST_SHAPES", 10)
+    for number in range(100):
+        assert jobs.prepare(f"name{number % 50}", {}).name == f"name{number % 50}"
+    assert len(jobs._shapes) <= 10
+
+
 # -- options, nearest wins
 
 
