@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from machine import cores, cpu
 from stores import ROOT, STORES, store_at  # bench/ is where this script is
 
 OTHERS = ("payload", "retry", "delayed", "sleep", "cpu", "single", "latency", "loaded")
@@ -69,13 +69,9 @@ def rounds_of(url: str, workers: int, jobs: int, rounds: int) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """What the figures belong to."""
-    model = platform.processor() or platform.machine()
-    if (cpus := Path("/proc/cpuinfo")).exists():
-        names = [line.partition(":")[2].strip() for line in cpus.read_text().splitlines() if line.startswith("model name")]
-        model = names[0] if names else model
     return {
-        "cpu": model,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": cpu(),
+        "cores": cores(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
     }

@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
-import platform
 import shutil
 import signal
 import sys
@@ -28,8 +26,9 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE), str(ROOT)]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(ROOT)]
 
+import machine  # noqa: E402 - beside the peers
 from catalog import NAMES, PEERS, Peer, refuse  # noqa: E402 - this directory and the servers of the tests
 from chart import svg  # noqa: E402
 from environments import interpreter, spoken_by, version  # noqa: E402
@@ -157,14 +156,10 @@ def compete(contenders: Sequence[Contender], works: Sequence[str], rounds: int, 
 
 def about(stores: dict[str, str], python: str, rounds: int) -> dict[str, Any]:
     """What the figures belong to."""
-    model = platform.processor() or platform.machine()
-    if (cpus := Path("/proc/cpuinfo")).exists():
-        names = [line.partition(":")[2].strip() for line in cpus.read_text().splitlines() if line.startswith("model name")]
-        model = names[0] if names else model
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "cpu": model,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": machine.cpu(),
+        "cores": machine.cores(),
         "python": python,
         "rounds": rounds,
         **stores,
