@@ -5,9 +5,10 @@
     python bench/probe.py 'postgresql://postgres@/postgres'  # uses the schema fastjobs_probe
     options: --jobs 500000 --workers 1 --batch 500 --rounds 3 --json
 
-Claim a batch under a lease, decode each envelope and payload, await an async no-op in one of 100 runners, settle the batch with
-the next claim, fetching that while this one runs. No retries, delays, priorities, checks, fencing, numbers, ids or time limits:
-no job system can be quicker on the same store with this layout, and rates of two machines can be compared as shares of it.
+Claim a batch under a lease, decode each envelope and payload, await an async no-op in one of 100 runners, settle the batch
+with the next claim, fetching that while this one runs. No retries, delays, priorities, checks, fencing, numbers, ids or time
+limits: a job system can hardly be quicker on the same store with this layout (enqueueing here is one push after another), and
+rates of two machines can be compared as shares of it.
 """
 
 from __future__ import annotations
