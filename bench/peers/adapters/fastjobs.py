@@ -1,4 +1,4 @@
-"""fastjobs itself: default settings; bulk in 1,000s like the others."""
+"""fastjobs itself: default settings; bulk as one call over a generator, which it sends in batches of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from harness import work as handlers
-from harness.sending import URL, Send, chunks, module
+from harness.sending import URL, Send, module
 
 from fastjobs import JobQueue
 
@@ -20,8 +20,7 @@ async def producer() -> AsyncIterator[Send]:
 
     async def send(kind: str, values: range) -> None:
         prepare = handles[kind].prepare
-        for part in chunks(values):
-            await jobs.enqueue_many([prepare(value) for value in part])
+        await jobs.enqueue_many(prepare(value) for value in values)
 
     async with jobs:
         await jobs.stats()  # connects, and makes the tables
