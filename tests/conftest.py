@@ -21,7 +21,7 @@ from fastjobs import JobQueue
 from fastjobs.backends.base import Store
 from tests.faults import FaultyBackend
 from tests.servers.postgres import PostgresServer
-from tests.servers.redis import RedisServer
+from tests.servers.redis import RedisCluster, RedisServer
 from tests.stores import KINDS, Place, Server, fresh_place
 from tests.working import fresh_store
 
@@ -91,6 +91,16 @@ def _redis(kind: str) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster_server() -> Iterator[Server]:
+    """A Redis Cluster of three primaries."""
+    cluster = RedisCluster()
+    try:
+        yield cluster.start()
+    finally:
+        cluster.stop()
 
 
 @pytest.fixture(scope="session")

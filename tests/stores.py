@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import asyncpg
 import redis.asyncio
@@ -22,9 +22,13 @@ from fastjobs.backends.memory import MemoryBackend
 from fastjobs.backends.memory_core import MemoryStore
 from fastjobs.backends.postgres import PostgresBackend
 from fastjobs.backends.redis import RedisBackend
+from fastjobs.backends.redis_link import split_hosts
+from fastjobs.backends.redis_partitions import redis_store, tags
 from fastjobs.backends.remote import SocketBackend
 
 KINDS = ("memory", "socket", "redis", "valkey", "postgres")
+PARTITIONED = "cluster"
+"""A Redis Cluster of three primaries and as many partitions."""
 
 names = (f"t{os.getpid()}x{count}" for count in itertools.count())
 """Namespaces and schemas: unlike those of other test processes on the same server."""
@@ -136,25 +140,55 @@ class RedisPlace:
     def url(self) -> str:
         return f"{self._server}{'&' if '?' in self._server else '?'}namespace={self._namespace}"
 
-    async def _keys(self) -> dict[str, int]:
-        """Every key of the namespace, without it, and its seconds to live; -1 for ever."""
-        prefix = f"{{{self._namespace}}}:"
-        async with redis.asyncio.from_url(self._server) as client:
-            keys = [key async for key in client.scan_iter(match=f"{prefix}*", count=1000)]
-            return {key.decode().removeprefix(prefix): await client.ttl(key) for key in keys}
+    def _servers(self) -> list[str]:
+        """That may hold keys."""
+        return [self._server]
+
+    def _prefixes(self) -> list[str]:
+        """Of all keys."""
+        return [f"{{{self._namespace}}}:"]
 
     async def leftovers(self) -> list[str]:
         left = []
-        for key, ttl_s in (await self._keys()).items():
-            hint = key.startswith(("producer:", "wake:"))  # push records and wake-up markers: they expire by themselves
-            if not (hint and 0 < ttl_s <= 600) and key != "queues":  # the names of queues that held jobs
-                left.append(f"{key} (expires in {ttl_s} s)")
+        async for client, key in self._keys():
+            name = key.decode().partition("}:")[2]
+            ttl_s = await client.ttl(key)
+            hint = name.startswith(("producer:", "wake:"))  # push records and wake-up markers: they expire by themselves
+            if not (hint and 0 < ttl_s <= 600) and name not in ("queues", "partitions"):  # names of queues that held jobs
+                left.append(f"{key.decode()} (expires in {ttl_s} s)")
         return left
 
     async def drop(self) -> None:
-        async with redis.asyncio.from_url(self._server) as client:
-            for key in await self._keys():
-                await client.unlink(f"{{{self._namespace}}}:{key}")
+        async for client, key in self._keys():
+            await client.unlink(key)
+
+    async def _keys(self) -> AsyncIterator[tuple[Any, bytes]]:
+        """Every key, with a client of its server."""
+        for url in self._servers():
+            async with redis.asyncio.from_url(url) as client:
+                for prefix in self._prefixes():
+                    for key in [key async for key in client.scan_iter(match=f"{prefix}*", count=1000)]:
+                        yield client, key
+
+
+class ClusterPlace(RedisPlace):
+    """A namespace of its own on a Redis Cluster, cut into *partitions*."""
+
+    def __init__(self, server: Server, partitions: int = 3) -> None:
+        super().__init__(server)
+        self._partitions = partitions
+
+    def backend(self) -> Store:
+        return redis_store(f"{self._server}?partitions={self._partitions}", namespace=self._namespace)
+
+    def url(self) -> str:
+        return f"{self._server}?partitions={self._partitions}&namespace={self._namespace}"
+
+    def _servers(self) -> list[str]:
+        return [f"redis://{host}:{port}" for host, port in split_hosts(self._server)[1]]
+
+    def _prefixes(self) -> list[str]:
+        return [f"{{{tag}}}:" for tag in (self._namespace, *tags(self._namespace, self._partitions))]
 
 
 class PostgresPlace:
@@ -203,7 +237,8 @@ async def fresh_place(kind: str, server: Callable[[str], Server]) -> AsyncIterat
         finally:
             memory.close()
         return
-    place = PostgresPlace(server(kind)) if kind == "postgres" else RedisPlace(server(kind))
+    places = {"postgres": PostgresPlace, PARTITIONED: ClusterPlace}
+    place = places.get(kind, RedisPlace)(server(kind))
     try:
         backend = place.backend()
         try:

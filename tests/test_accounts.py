@@ -17,9 +17,16 @@ from tests.processes import ledger
 from tests.processes import stores as look
 from tests.processes.driver import SOON_S, Supervised
 from tests.processes.ledger import entry
+from tests.stores import KINDS, PARTITIONED
 
 SPEC = "tests.processes.ledger:jobs"
 KILLS = 8
+
+
+@pytest.fixture(params=[*KINDS, PARTITIONED])
+def store_kind(request: pytest.FixtureRequest) -> str:
+    """Every kind, and several stores as one."""
+    return str(request.param)
 
 
 class Fates:

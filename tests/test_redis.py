@@ -124,11 +124,15 @@ async def test_an_old_server_is_refused(tmp_path: Path, connect: Connect) -> Non
 
     old = await asyncio.start_unix_server(answer, tmp_path / "old")
     store = connect(f"unix://{tmp_path / 'old'}")
-    with pytest.raises(BackendError, match=r"runs Redis 6\.0\.16; fastjobs needs Redis 6\.2 or newer"):
-        await store.open()
-    await store.close()
-    old.close()
-    await old.wait_closed()
+    try:
+        with pytest.raises(BackendError, match=r"runs Redis 6\.0\.16; fastjobs needs Redis 6\.2 or newer"):
+            await store.open()
+        with pytest.raises(BackendError, match=r"runs Redis 6\.0\.16"):
+            await push(store, entry("a"))
+    finally:
+        await store.close()
+        old.close()
+        await old.wait_closed()
 
 
 BAD_URLS = [

@@ -12,12 +12,12 @@ from fastjobs.errors import ConfigError
 _KINDS: Final = {
     "memory": ("fastjobs.backends.memory", "MemoryBackend"),
     "memory+unix": ("fastjobs.backends.remote", "SocketBackend"),
-    "redis": ("fastjobs.backends.redis", "RedisBackend"),
-    "rediss": ("fastjobs.backends.redis", "RedisBackend"),
-    "valkey": ("fastjobs.backends.redis", "RedisBackend"),
-    "valkeys": ("fastjobs.backends.redis", "RedisBackend"),
-    "redis+unix": ("fastjobs.backends.redis", "RedisBackend"),
-    "unix": ("fastjobs.backends.redis", "RedisBackend"),
+    "redis": ("fastjobs.backends.redis_partitions", "redis_store"),
+    "rediss": ("fastjobs.backends.redis_partitions", "redis_store"),
+    "valkey": ("fastjobs.backends.redis_partitions", "redis_store"),
+    "valkeys": ("fastjobs.backends.redis_partitions", "redis_store"),
+    "redis+unix": ("fastjobs.backends.redis_partitions", "redis_store"),
+    "unix": ("fastjobs.backends.redis_partitions", "redis_store"),
     "postgres": ("fastjobs.backends.postgres", "PostgresBackend"),
     "postgresql": ("fastjobs.backends.postgres", "PostgresBackend"),
 }

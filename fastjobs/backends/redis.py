@@ -7,14 +7,14 @@ expires. Needs Redis 6.2 or newer, or any Valkey.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from fastjobs.backends import mask_password
 from fastjobs.backends.memory_core import bundle
-from fastjobs.backends.redis_link import Links, Script, load_script, split_namespace
+from fastjobs.backends.redis_link import Argument, Links, Script, load_script, split_namespace
 from fastjobs.errors import BackendError, StoreUnavailable
 from fastjobs.model import MAX_PRIORITY, Adopted, DeadLetter, Entry, Exchanged, QueueStats, Settlement, Stats
 
@@ -38,26 +38,35 @@ class RedisBackend:
     The URL is redis-py's (``redis://``, ``rediss://``, ``unix://``, its query options) plus ``?namespace=shop``: apps on one
     database are kept apart by their namespace. Use an object from one event loop; `clone` it for others.
 
+    Of a Redis Cluster the URL may name several nodes, ``redis://a:7000,b:7000``: the one that holds the app's slot is found,
+    and found again after a failover. `redis_partitions` spreads an app over several slots; *tag* and *agree* are its parts'.
+
     *connect_timeout_s* and *call_timeout_s* (seconds) end in StoreUnavailable. ConfigError for a bad URL or namespace.
     """
 
     def __init__(
-        self, url: str, *, namespace: str | None = None, connect_timeout_s: float = 5.0, call_timeout_s: float = 30.0
+        self,
+        url: str,
+        *,
+        namespace: str | None = None,
+        tag: str | None = None,
+        agree: Callable[[], Awaitable[None]] | None = None,
+        connect_timeout_s: float = 5.0,
+        call_timeout_s: float = 30.0,
     ) -> None:
         server, self.namespace = split_namespace(url, namespace)
         self.url = mask_password(url)
         self.time_shift_s = 0.0
-        self._options = url, connect_timeout_s, call_timeout_s
+        self._options = url, tag, agree, connect_timeout_s, call_timeout_s
         self._links = Links(server, connect_timeout_s, call_timeout_s)
-        self._prefix = f"{{{self.namespace}}}:"  # braces: the hash tag that keeps all keys of an app in one slot of a cluster
+        self._agree = agree or self._is_whole
+        # In braces: what keeps all keys of an app, or of one partition of it, in one slot of a cluster.
+        self._prefix = f"{{{self.namespace if tag is None else tag}}}:"
         self._queue_keys: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._introduced = False
 
     async def open(self) -> list[str]:
-        info = _info(await self._links.call("INFO", "server"))
-        version = info.get("redis_version", "0")
-        if "valkey_version" not in info and _version(version) < OLDEST:
-            oldest = ".".join(map(str, OLDEST))
-            raise BackendError(f"{self.url} runs Redis {version}; fastjobs needs Redis {oldest} or newer, or Valkey")
+        await self._introduce()
         policy = await self._setting("maxmemory-policy")
         appendonly, save = await self._setting("appendonly"), await self._setting("save")
         warnings = []
@@ -74,9 +83,44 @@ class RedisBackend:
     async def close(self) -> None:
         await self._links.close()
 
+    async def _introduce(self) -> None:
+        """Before the first call: is this the server that we need?"""
+        info = _info(await self._links.call("INFO", "server"))
+        version = info.get("redis_version", "0")
+        if "valkey_version" not in info and _version(version) < OLDEST:
+            oldest = ".".join(map(str, OLDEST))
+            raise BackendError(f"{self.url} runs Redis {version}; fastjobs needs Redis {oldest} or newer, or Valkey")
+        if info.get("redis_mode", info.get("server_mode")) == "cluster":
+            self._links.learn(_nodes(await self._links.call("CLUSTER", "NODES")))
+        elif self._links.many:
+            raise BackendError(f"{self.url} names several servers, but the first that answers is no node of a Redis Cluster")
+        await self._agree()
+        self._introduced = True
+
+    async def _is_whole(self) -> None:
+        """BackendError if others have cut this app into partitions: they would never find what is stored here."""
+        count = await self._links.call("GET", partitions_key(self.namespace))
+        if count is not None:
+            raise BackendError(
+                f"the jobs of namespace {self.namespace} at {self.url} are kept in {int(count)} partitions:"
+                f" add partitions={int(count)} to the URL's options, or use another namespace"
+            )
+
+    async def _run(self, script: Script, keys: tuple[str, ...], *arguments: Argument) -> Any:
+        if not self._introduced:
+            await self._introduce()
+        return await self._links.run(script, keys, *arguments)
+
     def clone(self) -> RedisBackend:
-        url, connect_timeout_s, call_timeout_s = self._options
-        twin = RedisBackend(url, namespace=self.namespace, connect_timeout_s=connect_timeout_s, call_timeout_s=call_timeout_s)
+        url, tag, agree, connect_timeout_s, call_timeout_s = self._options
+        twin = RedisBackend(
+            url,
+            namespace=self.namespace,
+            tag=tag,
+            agree=agree,
+            connect_timeout_s=connect_timeout_s,
+            call_timeout_s=call_timeout_s,
+        )
         twin.time_shift_s = self.time_shift_s
         return twin
 
@@ -91,7 +135,7 @@ class RedisBackend:
         plan = _encode(([(place.queue, place.priority, len(place.envelopes)) for place in bundles], _places(later)))
         keys = (f"{self._prefix}producer:{producer}",)
         ready = [envelope for place in bundles for envelope in place.envelopes]
-        await self._links.run(SCRIPTS["push"], keys, self._prefix, seq, acked, self.time_shift_s, plan, *ready, *_stored(later))
+        await self._run(SCRIPTS["push"], keys, self._prefix, seq, acked, self.time_shift_s, plan, *ready, *_stored(later))
 
     # -- workers --------------------------------------------------------------------------------------------------------
 
@@ -100,7 +144,7 @@ class RedisBackend:
         if not dot:
             raise BackendError(f"a worker's id is <lease>.<number>, got {worker!r}")
         keys = (self._worker(worker), *self._lease(lease))
-        await self._links.run(SCRIPTS["register"], keys, self._prefix, worker, lease)
+        await self._run(SCRIPTS["register"], keys, self._prefix, worker, lease)
 
     async def exchange(
         self, worker: str, n: int, settlements: Sequence[Settlement], queues: Sequence[str], limit: int
@@ -117,7 +161,7 @@ class RedisBackend:
         if not queues:
             await asyncio.sleep(max(timeout_s, 0.0))
             return False
-        state = (await self._links.run(SCRIPTS["wait"], self._keys_of(tuple(queues)), self.time_shift_s)).decode()
+        state = (await self._run(SCRIPTS["wait"], self._keys_of(tuple(queues)), self.time_shift_s)).decode()
         if not state:
             return True
         due_s = None if state == "-" else float(state)
@@ -129,7 +173,7 @@ class RedisBackend:
         return marker is not None or (due_s is not None and due_s <= timeout_s)
 
     async def renew(self, lease: str) -> bool:
-        moved: int = await self._links.run(SCRIPTS["renew"], self._lease(lease), self._prefix, lease)
+        moved: int = await self._run(SCRIPTS["renew"], self._lease(lease), self._prefix, lease)
         return moved == 1
 
     async def leases(self) -> dict[str, int]:
@@ -138,7 +182,7 @@ class RedisBackend:
 
     async def workers(self, lease: str) -> dict[str, list[int]]:
         keys = (self._lease(lease)[0],)
-        found = await self._links.run(SCRIPTS["workers"], keys, f"{self._prefix}worker:")
+        found = await self._run(SCRIPTS["workers"], keys, f"{self._prefix}worker:")
         return {
             worker.decode(): sorted(int(field) for field in fields if field.isdigit())
             for worker, fields in zip(found[::2], found[1::2], strict=True)
@@ -148,13 +192,13 @@ class RedisBackend:
         lease = worker.rpartition(".")[0]
         keys = (self._worker(into), self._worker(worker), *self._lease(lease))
         wanted = _encode(None if claims is None else list(claims))
-        header, jobs = await self._links.run(SCRIPTS["adopt"], keys, self._prefix, into, n, worker, lease, limit, wanted)
+        header, jobs = await self._run(SCRIPTS["adopt"], keys, self._prefix, into, n, worker, lease, limit, wanted)
         return Adopted(jobs, header.split(b"|")[1] == b"1")
 
     async def retire(self, worker: str) -> bool:
         lease = worker.rpartition(".")[0]
         keys = (self._worker(worker), *self._lease(lease))
-        gone: int = await self._links.run(SCRIPTS["retire"], keys, worker, lease, f"{self._prefix}claim:{worker}:")
+        gone: int = await self._run(SCRIPTS["retire"], keys, worker, lease, f"{self._prefix}claim:{worker}:")
         return gone == 1
 
     async def housekeep(self) -> None:
@@ -170,20 +214,20 @@ class RedisBackend:
         return Stats(queues, running)
 
     async def peek(self, queue: str, limit: int) -> list[bytes]:
-        envelopes: list[bytes] = await self._links.run(SCRIPTS["peek"], self._ready(queue), limit)
+        envelopes: list[bytes] = await self._run(SCRIPTS["peek"], self._ready(queue), limit)
         return envelopes
 
     async def dead_list(self, queue: str | None, before: tuple[float, bytes] | None, limit: int) -> list[DeadLetter]:
         index = f"{self._prefix}died" if queue is None else self._key("died", queue)
         start: tuple[str | bytes, str | bytes] = ("", "") if before is None else (repr(before[0]), before[1])
-        found = await self._links.run(SCRIPTS["dead_list"], (f"{self._prefix}dead", index), limit, *start)
+        found = await self._run(SCRIPTS["dead_list"], (f"{self._prefix}dead", index), limit, *start)
         return [
             DeadLetter(id, float(died_at), _envelope(letter))
             for id, died_at, letter in zip(found[::3], found[1::3], found[2::3], strict=True)
         ]
 
     async def dead_get(self, id: bytes) -> DeadLetter | None:
-        found = await self._links.run(SCRIPTS["dead_get"], (f"{self._prefix}dead", f"{self._prefix}died"), id)
+        found = await self._run(SCRIPTS["dead_get"], (f"{self._prefix}dead", f"{self._prefix}died"), id)
         return DeadLetter(id, float(found[0]), _envelope(found[1])) if found else None
 
     async def dead_requeue(self, entries: Sequence[Entry]) -> list[bool]:
@@ -191,15 +235,15 @@ class RedisBackend:
             _check_priority(entry.priority)
         plan = _encode(_places(entries))
         keys = (f"{self._prefix}dead",)
-        moved = await self._links.run(SCRIPTS["dead_requeue"], keys, self._prefix, self.time_shift_s, plan, *_stored(entries))
+        moved = await self._run(SCRIPTS["dead_requeue"], keys, self._prefix, self.time_shift_s, plan, *_stored(entries))
         return [bit == 1 for bit in moved]
 
     async def dead_delete(self, ids: Sequence[bytes]) -> list[bool]:
-        deleted = await self._links.run(SCRIPTS["dead_delete"], (f"{self._prefix}dead",), self._prefix, *ids)
+        deleted = await self._run(SCRIPTS["dead_delete"], (f"{self._prefix}dead",), self._prefix, *ids)
         return [bit == 1 for bit in deleted]
 
     async def purge(self, queue: str) -> int:
-        count: int = await self._links.run(SCRIPTS["purge"], self._keys_of((queue,)))
+        count: int = await self._run(SCRIPTS["purge"], self._keys_of((queue,)))
         return count
 
     async def migrate(self) -> list[str]:
@@ -242,6 +286,11 @@ class RedisBackend:
         except BackendError:
             return None
         return reply[1].decode() if reply else None
+
+
+def partitions_key(namespace: str) -> str:
+    """Of the app's number of partitions, if it has several."""
+    return f"{{{namespace}}}:partitions"
 
 
 def _settlements(settlements: Sequence[Settlement]) -> tuple[bytes, list[bytes]]:
@@ -289,6 +338,14 @@ def _envelope(letter: bytes) -> bytes:
 def _info(reply: Any) -> dict[str, str]:
     lines = reply.decode(errors="replace").splitlines()
     return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def _nodes(reply: bytes) -> Iterator[tuple[str, int]]:
+    """Host and port of every node that a CLUSTER NODES reply has an address of: ``<id> <host>:<port>@<bus port>… …``."""
+    for line in reply.decode(errors="replace").splitlines():
+        host, _, port = line.split(" ")[1].partition("@")[0].rpartition(":")
+        if host and port.isdecimal() and int(port):
+            yield host, int(port)
 
 
 def _version(text: str) -> tuple[int, ...]:

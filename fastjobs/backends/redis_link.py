@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -23,6 +23,9 @@ MAX_CONNECTIONS: Final = 32
 
 READ_BYTES: Final = 256 * 1024
 """Read at once: a claim of 500 jobs is one or two reads, not redis-py's usual 32 kB each."""
+
+MOST_MOVES: Final = 5
+"""A call is sent on to another node at most so often: two nodes that send it to each other do not know themselves."""
 
 Argument = str | bytes | int | float
 
@@ -74,8 +77,31 @@ def _check_database(url: str, shown: str) -> None:
         raise ConfigError(f"{shown!r} is no Redis URL: db must be a number, got {named!r}")
 
 
+def split_hosts(url: str) -> tuple[str, list[tuple[str, int]]]:
+    """*url* with only its first host, and the (host, port) of all that it names: ``redis://a:7000,b:7001/0`` names two nodes.
+
+    [] for a Unix socket. ConfigError for an address that is none.
+    """
+    head, separator, rest = url.partition("://")
+    if head == "unix":
+        return url, []
+    address, tail = rest[: (end := re.search(r"[/?#]|$", rest).start())], rest[end:]  # type: ignore[union-attr]  # $ matches
+    user, at, hosts = address.rpartition("@")
+    found = []
+    for host in hosts.split(","):
+        try:
+            parts = urlsplit(f"//{host}")
+            found.append((parts.hostname or "localhost", parts.port or 6379))
+        except ValueError as error:
+            raise ConfigError(f"{mask_password(url)!r} is no Redis URL: {host!r}: {error}") from None
+    return f"{head}{separator}{user}{at}{hosts.partition(',')[0]}{tail}", found
+
+
 class Links:
     """Connections to one server, each lent to one call at a time and dropped after any doubt about its state.
+
+    In a cluster it is the node that holds the keys of its first call, found by asking any node, and again after a failover.
+    So all keys of one object must share a hash tag.
 
     Dedicated connections instead of redis-py's client: a call through that costs several times more, and its own retries
     would repeat a script behind its caller's back. They belong to the event loop that made them.
@@ -84,6 +110,8 @@ class Links:
     def __init__(self, url: str, connect_timeout_s: float, call_timeout_s: float) -> None:
         self.shown = mask_password(url)
         self.call_timeout_s = call_timeout_s
+        url, self._nodes = split_hosts(url)
+        self.many = len(self._nodes) > 1  #: the URL names several: they must be nodes of one cluster
         _check_database(url, self.shown)
         try:
             self._source: Any = redis.asyncio.ConnectionPool.from_url(url)
@@ -144,7 +172,11 @@ class Links:
         async with self._free:
             return await self._ask(packed, self.call_timeout_s)
 
-    async def _ask(self, packed: bytes, timeout_s: float) -> Any:
+    def learn(self, nodes: Iterable[tuple[str, int]]) -> None:
+        """Further nodes of the cluster, to be asked when the one in use does not answer."""
+        self._nodes += [node for node in nodes if node not in self._nodes]
+
+    async def _ask(self, packed: bytes, timeout_s: float, moves: int = 0) -> Any:
         self._check_loop()
         connection = self._idle.pop() if self._idle else self._new()
         self._lent.add(connection)
@@ -157,6 +189,10 @@ class Links:
             if isinstance(error, refusals.NoScriptError):
                 self._idle.append(connection)
                 raise
+            if isinstance(error, refusals.MovedError) and moves < MOST_MOVES:
+                await connection.disconnect(nowait=True)
+                await self._turn_to(error.host, error.port)
+                return await self._ask(packed, timeout_s, moves + 1)
             found = translate(error, self.shown)
             if isinstance(found, StoreUnavailable):  # it may have become a replica: look up the address again
                 await connection.disconnect(nowait=True)
@@ -167,9 +203,11 @@ class Links:
             self._lent.discard(connection)
             await connection.disconnect(nowait=True)
             if isinstance(error, TimeoutError):
+                await self._try_another(connection)
                 raise StoreUnavailable(f"{self.shown} has not answered for {timeout_s:g} s") from error
             if isinstance(error, (refusals.RedisError, OSError)):
                 await self._drop_idle()  # of the same lost server: each would fail one more call
+                await self._try_another(connection)
                 raise translate(error, self.shown) from error
             raise
         self._lent.discard(connection)
@@ -178,6 +216,26 @@ class Links:
 
     def _new(self) -> Any:
         return self._source.connection_class(**self._source.connection_kwargs)
+
+    async def _turn_to(self, host: str, port: int) -> None:
+        """Call this node from now on. BackendError for a node that a Unix socket belongs to: others have no path here."""
+        options = self._source.connection_kwargs
+        if "host" not in options:
+            raise BackendError(f"{self.shown} is a node of a Redis Cluster: name it by redis://host:port, not by a socket")
+        node = (host or options["host"], port)  # "MOVED 5 :7001": the same host
+        self.learn([node])
+        if node != (options["host"], options["port"]):
+            options["host"], options["port"] = node
+            await self._drop_idle()
+
+    async def _try_another(self, failed: Any) -> None:
+        """After a failure in a cluster: the next node will tell who holds the keys now. Of calls failing at once one turns."""
+        if len(self._nodes) > 1:
+            options = self._source.connection_kwargs
+            lost = (failed.host, failed.port)
+            if lost == (options["host"], options["port"]):
+                at = self._nodes.index(lost) if lost in self._nodes else -1
+                await self._turn_to(*self._nodes[(at + 1) % len(self._nodes)])
 
     async def _drop_idle(self) -> None:
         idle, self._idle = self._idle, []
@@ -201,6 +259,7 @@ _PASSING_ERRORS: Final = (
     refusals.MasterDownError,
     refusals.ClusterDownError,
     refusals.TryAgainError,
+    refusals.AskError,  # with MovedError: keys on the move
     OSError,
 )
 

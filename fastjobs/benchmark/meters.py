@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import asyncpg
-import redis.asyncio
 
 from fastjobs.backends import scheme_of
 from fastjobs.backends.postgres_wire import parse_address
-from fastjobs.backends.redis_link import split_namespace
+from fastjobs.benchmark.rediscli import client_of, cpu_s
 from fastjobs.benchmark.usage import children_of, cpu_of, name_of, parent_of
 
 
@@ -37,17 +36,20 @@ class ProcessMeter:
 
 
 class RedisMeter:
-    """By INFO cpu: the server's own count, wherever it runs."""
+    """By INFO cpu: the servers' own count, wherever they run."""
 
     def __init__(self, url: str) -> None:
-        self._client: Any = redis.asyncio.from_url(split_namespace(url, None)[0])
+        self._url = url
+        self._client: Any = None
 
     async def cpu_s(self) -> float | None:
-        info = await self._client.info("cpu")
-        return float(info["used_cpu_sys"]) + float(info["used_cpu_user"])
+        if self._client is None:
+            self._client = await client_of(self._url)
+        return await cpu_s(self._client)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        if self._client is not None:
+            await self._client.aclose()
 
 
 class PostgresMeter:

@@ -18,8 +18,8 @@ import redis.asyncio
 
 from fastjobs.backends import scheme_of
 from fastjobs.backends.postgres_wire import parse_address
-from fastjobs.backends.redis_link import split_namespace
 from fastjobs.backends.remote import URL_SCHEME
+from fastjobs.benchmark.rediscli import client_of
 from fastjobs.errors import BackendError, StoreUnavailable
 
 NAME: Final = "fastjobs_bench"
@@ -72,7 +72,7 @@ async def _alone_on_postgres(url: str) -> AsyncIterator[None]:
 async def _alone_on_redis(url: str) -> AsyncIterator[None]:
     """Hold a lock that ends LOCK_S seconds after this process. BackendError while another has it."""
     key = f"{NAME}_lock"
-    async with redis.asyncio.from_url(split_namespace(url, None)[0]) as client:
+    async with await client_of(url) as client:
         try:
             if not await client.set(key, "1", nx=True, ex=LOCK_S):
                 raise BackendError(f"{BUSY} (a killed one holds the store for {LOCK_S} s more)")
@@ -138,10 +138,9 @@ async def _drop_schema(url: str) -> None:
 
 
 async def _delete_keys(url: str) -> None:
-    server, namespace = split_namespace(url, None)
-    async with redis.asyncio.from_url(server) as client:
+    async with await client_of(url) as client:
         try:
-            async for key in client.scan_iter(f"{{{namespace}}}:*", count=1000):
+            async for key in client.scan_iter(f"{{{NAME}[}}:]*", count=1000):  # of partitions too
                 await client.unlink(key)
         except (redis.exceptions.RedisError, OSError) as error:
             raise StoreUnavailable(f"the store cannot be reached: {error}") from error

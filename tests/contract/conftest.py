@@ -8,7 +8,15 @@ import pytest
 
 from fastjobs.backends.base import Store
 from tests.contract.kit import LostReplies, empty
-from tests.stores import Place
+from tests.stores import KINDS, PARTITIONED, Place
+
+
+@pytest.fixture(params=[*KINDS, PARTITIONED])
+def store_kind(request: pytest.FixtureRequest) -> str:
+    """Every kind, and several stores as one; but for tests of what holds in each of them only: those say so."""
+    if request.param == PARTITIONED and (marker := request.node.get_closest_marker("one_store")) is not None:
+        pytest.skip(marker.args[0])
+    return str(request.param)
 
 
 @pytest.fixture(params=["plain", "lost"])

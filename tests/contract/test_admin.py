@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from fastjobs.backends.base import Store
 from tests.contract.kit import HOUR, counts, dead, entries, entry, numbered, push, released, worker
 
@@ -46,6 +48,7 @@ async def test_peek_claims_nothing(store: Store) -> None:
     assert (await store.stats()).running == 0
 
 
+@pytest.mark.one_store("a claim takes from one of them")
 async def test_peek_shows_ready_jobs_of_its_queue_only(store: Store) -> None:
     await push(store, entry("a"), entry("later", delay_s=HOUR), entry("b", queue="other"))
     await push(store, entry("c"))

@@ -52,6 +52,7 @@ async def test_all_claims_are_joined_oldest_first(store: Store) -> None:
     assert (claim.jobs, more) == (numbered(6), False)
 
 
+@pytest.mark.one_store("each partition gives at least one claim")
 async def test_whole_claims_are_taken_while_they_stay_within_the_limit(store: Store) -> None:
     gone = await dead_worker(store, 2, 3, 4)
     adopter = await worker(store)
@@ -159,6 +160,7 @@ async def test_adopted_jobs_can_be_adopted_again(store: Store) -> None:
     assert (await second.adopt(first.id))[0].jobs == numbered(2)
 
 
+@pytest.mark.one_store("order holds within a partition")
 async def test_adopted_jobs_go_back_to_the_head_when_they_are_released(store: Store) -> None:
     gone = await dead_worker(store, 2)
     await push(store, entry("fresh"))

@@ -329,6 +329,7 @@ async def refused(call: Awaitable[Any], error: type[BackendError] | None) -> Any
     return answer
 
 
+@pytest.mark.one_store("the reference is one store")
 @pytest.mark.timeout(120 + settings().max_examples)
 @settings(settings(), max_examples=max(1, settings().max_examples // 2), suppress_health_check=list(HealthCheck))
 @given(story=stories)

@@ -133,6 +133,7 @@ async def test_a_worker_that_was_never_registered_is_gone(store: Store) -> None:
     assert (await counts(store)).ready == 1
 
 
+@pytest.mark.one_store("order holds within a partition")
 async def test_claims_of_large_jobs_bring_all_of_them_in_the_end(store: Store) -> None:
     names = numbered(40)
     for first in range(0, 40, 8):  # a producer keeps its batches below some MB

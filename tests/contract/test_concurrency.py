@@ -6,6 +6,8 @@ import asyncio
 import itertools
 from collections.abc import Callable
 
+import pytest
+
 from fastjobs.backends.base import Store
 from fastjobs.errors import StaleCall, WorkerGone
 from fastjobs.model import Settlement
@@ -154,6 +156,7 @@ async def test_a_settlement_and_an_adoption_at_once_end_each_job_once(store: Sto
         assert kept is not True or after == ["after"]
 
 
+@pytest.mark.one_store("a duplicate of another backend object would go its own way")
 async def test_a_late_duplicate_at_the_side_of_newer_calls_changes_nothing(store: Store, another: Another) -> None:
     names = numbered(100)
     await push(store, *entries(names))

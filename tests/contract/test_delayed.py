@@ -112,6 +112,7 @@ async def test_thousands_that_fall_due_at_once_are_all_claimed(store: Store) -> 
     assert sorted(ran) == sorted(names)
 
 
+@pytest.mark.one_store("order holds within a partition")
 async def test_jobs_due_at_different_times_come_in_the_order_of_their_times(store: Store) -> None:
     for number in (3, 1, 4, 2, 5):
         await push(store, entry(f"job-{number}", delay_s=number * 60))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from fastjobs.backends.base import Store
 from tests.contract.kit import entries, entry, numbered, push, released, retry, worker
 
 
+@pytest.mark.one_store("order holds within a partition")
 async def test_jobs_of_a_queue_come_out_as_they_went_in(store: Store) -> None:
     names = numbered(30)
     for name in names:
@@ -23,6 +26,7 @@ async def test_higher_priorities_come_first(store: Store) -> None:
     assert await (await worker(store)).drain() == list("9876543210")
 
 
+@pytest.mark.one_store("order holds within a partition")
 async def test_a_higher_priority_comes_first_whatever_its_queue(store: Store) -> None:
     for queue, priority in (("x", 4), ("y", 6), ("x", 8), ("y", 2)):
         await push(store, entry(f"{queue}{priority}", queue=queue, priority=priority))
@@ -37,6 +41,7 @@ async def test_no_queue_of_equal_priority_waits_for_the_other_to_be_empty(store:
     assert {job[0] for claim in claims for job in claim} == {"x", "y"}
 
 
+@pytest.mark.one_store("order holds within a partition")
 async def test_a_later_job_of_higher_priority_overtakes(store: Store) -> None:
     await push(store, *entries(["a", "b"]))
     hand = await worker(store)
@@ -55,6 +60,7 @@ async def test_released_jobs_come_before_the_others_of_their_priority(store: Sto
     assert ran[3:] == ["job-3", "job-4", "job-5"]
 
 
+@pytest.mark.one_store("order holds within a partition")
 async def test_released_jobs_do_not_overtake_a_higher_priority(store: Store) -> None:
     await push(store, entry("low", priority=2), entry("lower", priority=1))
     hand = await worker(store)

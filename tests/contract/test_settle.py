@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from fastjobs.backends.base import Store
 from fastjobs.model import Settlement
 from tests.contract.kit import HOUR, counts, dead, entries, entry, numbered, open_claims, push, released, retry, worker
@@ -34,6 +36,7 @@ async def test_a_retry_stores_the_envelope_that_came_with_it(store: Store) -> No
     assert (await hand.claim()).jobs == ["attempts 1"]
 
 
+@pytest.mark.one_store("order holds within a partition")
 async def test_a_retry_goes_to_the_queue_and_priority_that_it_names(store: Store) -> None:
     await push(store, entry("a", priority=1))
     hand = await worker(store)

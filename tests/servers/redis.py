@@ -72,6 +72,36 @@ class RedisServer:
         assert self._process is not None, "not started"
         return self._process.pid
 
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"127.0.0.1:{self._port}"
+
+    def holds(self, slot: int) -> bool:
+        """As a primary of a cluster."""
+        mine = next(line for line in self.command("CLUSTER", "NODES").splitlines() if "myself" in line)
+        ranges = (part.partition("-") for part in mine.split()[8:] if not part.startswith("["))
+        return any(int(low) <= slot <= int(high or low) for low, _, high in ranges)
+
+    @property
+    def bus_port(self) -> str:
+        """Where a node of a cluster hears of others."""
+        return self._settings["cluster-port"]
+
+    def command(self, *words: str) -> str:
+        """The reply to one command. RuntimeError if it is refused."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(START_LIMIT_S)
+            client.connect(str(self._socket))
+            client.sendall(
+                b"".join((b"*%d\r\n" % len(words), *(b"$%d\r\n%b\r\n" % (len(word), word.encode()) for word in words)))
+            )
+            with client.makefile("rb") as file:
+                head = file.readline().decode().rstrip()
+                if head.startswith("-"):
+                    raise RuntimeError(f"{words}: {head}")
+                return file.read(int(head[1:])).decode() if head.startswith("$") else head[1:]
+
     def start(self) -> RedisServer:
         """Run the server; about 20 ms. Returns itself."""
         if self._directory is None:
@@ -162,6 +192,57 @@ class RedisServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+class RedisCluster:
+    """A Redis Cluster of *primaries* Valkey servers that share all slots evenly, each with *replicas* copies."""
+
+    def __init__(self, primaries: int = 3, replicas: int = 0, **settings: str) -> None:
+        self._primaries = primaries
+        options = {"cluster-enabled": "yes", "cluster-node-timeout": "2000", **settings}
+        self.nodes = [
+            RedisServer("valkey", **{**options, "cluster-port": str(_free_port())}) for _ in range(primaries * (1 + replicas))
+        ]
+
+    @property
+    def url(self) -> str:
+        """All nodes."""
+        return f"redis://{','.join(node.address for node in self.nodes)}/0"
+
+    @property
+    def primaries(self) -> list[RedisServer]:
+        """Those that had the slots at the start, in order of slots."""
+        return self.nodes[: self._primaries]
+
+    def start(self) -> RedisCluster:
+        """Run all nodes and make them one cluster; a second or two. Returns itself."""
+        for node in self.nodes:
+            node.start()
+        first = self.nodes[0]
+        for number, node in enumerate(self.primaries):
+            low, high = (16_384 * part // self._primaries for part in (number, number + 1))
+            node.command("CLUSTER", "ADDSLOTSRANGE", str(low), str(high - 1))
+            node.command("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
+        for node in self.nodes[1:]:
+            host, _, port = first.address.partition(":")
+            node.command("CLUSTER", "MEET", host, port, first.bus_port)
+        self._until(lambda node: node.command("CLUSTER", "NODES").count("connected") == len(self.nodes))
+        for number, node in enumerate(self.nodes[self._primaries :]):
+            node.command("CLUSTER", "REPLICATE", self.primaries[number % self._primaries].command("CLUSTER", "MYID"))
+        self._until(lambda node: "cluster_state:ok" in node.command("CLUSTER", "INFO"))
+        return self
+
+    def stop(self) -> None:
+        """Stop all nodes. Idempotent."""
+        for node in self.nodes:
+            node.stop()
+
+    def _until(self, holds: Callable[[RedisServer], bool]) -> None:
+        deadline = time.monotonic() + START_LIMIT_S
+        while not all(holds(node) for node in self.nodes):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no cluster came to be: {self.nodes[0].command('CLUSTER', 'NODES')}")
+            time.sleep(0.02)  # gossip; there is nothing to wait on
 
 
 def _free_port() -> int:
