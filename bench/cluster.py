@@ -1,4 +1,4 @@
-"""One queue over a Redis Cluster of three primaries beside the same on one server: rates, CPU of each server, evenness.
+"""One queue over a Redis Cluster of three primaries, beside one server, whole and cut in three: rates, server CPU, evenness.
 
 python bench/cluster.py [--jobs 300000] [--workers 2] [--rounds 3]
 
@@ -9,6 +9,7 @@ machines would bring. Evenness: over looks during the drain, how far the fullest
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -27,6 +28,7 @@ from fastjobs.benchmark.place import NAME
 from tests.servers.redis import RedisCluster, RedisServer
 
 LOOK_S = 0.02
+PARTITIONS = 3
 
 
 def cpu_s(server: RedisServer) -> float:
@@ -36,9 +38,9 @@ def cpu_s(server: RedisServer) -> float:
 
 
 def left(servers: Sequence[RedisServer]) -> list[int]:
-    """Ready jobs of each server's partition."""
-    tag_of = tags(NAME, len(servers))
-    return [int(server.command("LLEN", f"{{{tag}}}:ready:{QUEUE}:5")) for server, tag in zip(servers, tag_of, strict=True)]
+    """Ready jobs of each partition; they lie on *servers* in turn."""
+    keys = [f"{{{tag}}}:ready:{QUEUE}:5" for tag in tags(NAME, PARTITIONS)]
+    return [int(server.command("LLEN", key)) for server, key in zip(itertools.cycle(servers), keys, strict=False)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def measure(url: str, servers: Sequence[RedisServer], jobs: int, workers: int) -
         )
         full = False
         while process.poll() is None:
-            if len(servers) > 1:
+            if "partitions" in url:
                 now = left(servers)
                 full = full or sum(now) >= jobs
                 if full and min(now):
@@ -92,7 +94,8 @@ def main() -> None:
         cluster.start()
         places = {
             "1 server": (f"redis://{single.address}/0", [single]),
-            "3 primaries": (f"{cluster.url}?partitions=3", cluster.primaries),
+            "1 server, 3 partitions": (f"redis://{single.address}/0?partitions={PARTITIONS}", [single]),
+            "3 primaries": (f"{cluster.url}?partitions={PARTITIONS}", cluster.primaries),
         }
         rounds: dict[str, list[Run]] = {name: [] for name in places}
         for _ in range(options.rounds):
