@@ -10,6 +10,10 @@ from fastjobs.slots import lease_ttl_s
 LOOK_S: Final = 1.0
 """How often other fleets' leases are looked at: a lost machine's jobs are back at most so long after its lease has ended."""
 
+LEASE_S: Final = 0.005
+"""With more than 200 leases: so many seconds between looks per lease, to a quarter of the time to live. Everybody looks at
+everybody, which would cost the store the square of their number. Among so many the next one to look is never far off."""
+
 
 class LeaseWatch:
     """The leases of other fleets, as this observer itself has seen them. Pure: the counters and the time are handed in.
@@ -28,9 +32,13 @@ class LeaseWatch:
         """The connection broke: what was seen before proves nothing."""
         self._seen.clear()
 
+    def pause_s(self) -> float:
+        """Until the next look, in seconds."""
+        return max(LOOK_S, min(LEASE_S * len(self._seen), self._ttl_s / 4))
+
     def ended(self, counters: Mapping[str, int], now: float) -> list[str]:
         """The leases that have ended, given all *counters* at *now* (`clock.boot`)."""
-        if now - self._looked > max(self._ttl_s / 3, 3 * LOOK_S):
+        if now - self._looked > max(self._ttl_s / 3, 3 * LOOK_S):  # more than any pause between looks
             self._seen.clear()
         self._looked = now
         before, self._seen = self._seen, {}

@@ -12,7 +12,7 @@ from fastjobs import clock
 from fastjobs.adoption import Adopter, Settled, death_in, given_up, lost_machine
 from fastjobs.backends.base import Backend
 from fastjobs.errors import BackendError, StoreUnavailable
-from fastjobs.leases import LOOK_S, LeaseWatch
+from fastjobs.leases import LeaseWatch
 from fastjobs.patience import Backoff, Outage
 from fastjobs.slots import Head, Slot, Slots, State, Word
 from fastjobs.terms import Terms
@@ -66,8 +66,8 @@ class Rescue:
         """Look at the leases every second and at the claims every few. Raises BackendError when the store refuses."""
         now = clock.monotonic()
         if now >= self._leases_due:
-            self._leases_due = now + LOOK_S * (0.8 + 0.4 * random.random())  # noqa: S311 - observers must not run in step
             await self._look_at_leases()
+            self._leases_due = now + self._watch.pause_s() * (0.8 + 0.4 * random.random())  # noqa: S311 - never in step
         if now >= self._claims_due:
             self._claims_due = now + CLAIMS_S
             await self._look_at_claims()

@@ -79,3 +79,19 @@ def test_a_lease_that_has_ended_is_told_once_and_counted_anew() -> None:
     assert looks(watch, {"other": 7}, *every_second(0, 15)) == ["other"]
     assert looks(watch, {"other": 7}, *every_second(16, 30)) == []
     assert looks(watch, {"other": 7}, 31) == ["other"]
+
+
+def test_the_more_leases_the_rarer_the_looks_but_never_so_rare_that_they_prove_nothing() -> None:
+    watch = LeaseWatch("ours", TTL_S)
+    assert watch.pause_s() == 1.0
+    pauses = []
+    for count in (1, 200, 400, 10_000):
+        watch.ended({f"other{number}": 1 for number in range(count)}, 0)
+        pauses.append(watch.pause_s())
+    assert pauses == [1.0, 1.0, 2.0, TTL_S / 4]
+    crowd, now, ended = {f"other{number}": 1 for number in range(10_000)}, 0.0, []
+    while not ended:
+        ended = watch.ended(crowd, now)
+        now += 1.2 * watch.pause_s()  # the longest of the pauses as they are spread
+    assert len(ended) == 10_000
+    assert now <= 2 * TTL_S

@@ -265,7 +265,7 @@ async def test_stopping_takes_a_bounded_time_with_the_store_away(stage: Stage, m
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is looked at fifty times a second."""
     monkeypatch.setattr("fastjobs.rescue.CLAIMS_S", 0.02)
-    monkeypatch.setattr("fastjobs.rescue.LOOK_S", 0.02)
+    monkeypatch.setattr("fastjobs.leases.LOOK_S", 0.02)
 
 
 @pytest.mark.usefixtures("often")
