@@ -21,12 +21,13 @@ from typing import (
     overload,
 )
 
-from fastjobs.clock import wall
+import msgspec
+
 from fastjobs.context import JobContext
 from fastjobs.durations import Duration, duration_s, epoch_s
 from fastjobs.envelope import Template
 from fastjobs.errors import ConfigError, SerializationError
-from fastjobs.ids import id_text, new_id
+from fastjobs.ids import id_text
 from fastjobs.joblike import Job
 from fastjobs.model import DEFAULT_MAX_LOSSES, DEFAULT_PRIORITY, DEFAULT_QUEUE, ENVELOPE_VERSION, Entry
 from fastjobs.model import Job as StoredJob
@@ -104,7 +105,7 @@ class JobHandle:
 class Shape:
     """What all calls of one handler, or name, under the same options have in common. Nearest wins: enqueue, handler, queue."""
 
-    __slots__ = ("delay_s", "envelope", "handler", "max_payload_bytes", "name", "options", "priority", "queue", "run_at")
+    __slots__ = ("handler", "max_payload_bytes", "name", "queue", "template")
 
     def __init__(
         self,
@@ -117,19 +118,17 @@ class Shape:
     ) -> None:
         self.name = name
         self.handler = handler
-        self.options = options
         self.max_payload_bytes = max_payload_bytes
         self.queue = options.queue or (handler.queue if handler is not None else DEFAULT_QUEUE)
-        self.priority = _priority(options, handler, queue_options.get(self.queue))
-        self.run_at = None if options.run_at is None else epoch_s(options.run_at, "run_at")
-        self.delay_s = 0.0 if options.delay is None else duration_s(options.delay, "delay")
         of_handler = handler.max_losses if handler is not None else None
-        job = StoredJob(ENVELOPE_VERSION, self.priority, bytes(16), name, self.queue, b"", 0.0)
+        priority = _priority(options, handler, queue_options.get(self.queue))
+        job = StoredJob(ENVELOPE_VERSION, priority, bytes(16), name, self.queue, b"", 0.0)
         job.max_attempts = options.max_attempts
         job.max_losses = options.max_losses or of_handler or DEFAULT_MAX_LOSSES
         job.timeout_s = None if options.timeout is None else duration_s(options.timeout, "timeout")
         job.headers = None if options.retry is None else carry_policy(options.retry)
-        self.envelope = Template(job).envelope
+        run_at = None if options.run_at is None else epoch_s(options.run_at, "run_at")
+        self.template = Template(job, run_at, 0.0 if options.delay is None else duration_s(options.delay, "delay"))
 
 
 def _priority(options: EnqueueOptions, handler: Handler | None, of_queue: QueueOptions | None) -> int:
@@ -140,19 +139,11 @@ def _priority(options: EnqueueOptions, handler: Handler | None, of_queue: QueueO
     return DEFAULT_PRIORITY if of_queue is None or of_queue.priority is None else of_queue.priority
 
 
-class Call:
+class Call(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One call, arguments encoded and checked, not yet stored. May be enqueued any number of times: a new job each time."""
 
-    __slots__ = ("payload", "shape")
-
-    def __init__(self, shape: Shape, payload: bytes) -> None:
-        if len(payload) > shape.max_payload_bytes:
-            raise SerializationError(
-                f"{shape.name}: a payload of {len(payload):,} bytes is over the limit of {shape.max_payload_bytes:,}; "
-                f"store the data elsewhere and pass a reference, or raise JobQueue(max_payload_bytes=…)"
-            )
-        self.shape = shape
-        self.payload = payload
+    shape: Shape
+    payload: bytes
 
     @property
     def name(self) -> str:
@@ -166,12 +157,20 @@ class Call:
 
     def entry(self) -> Entry:
         """A new job for this call, as it is stored."""
-        shape, now = self.shape, wall()
-        id = new_id(now)
-        return Entry(id, shape.queue, shape.priority, shape.envelope(id, self.payload, now), shape.run_at, shape.delay_s)
+        return self.shape.template.entry(self.payload)
 
     def __repr__(self) -> str:
         return f"<Call of {self.name}, {len(self.payload)} bytes>"
+
+
+def bounded_call(shape: Shape, payload: bytes) -> Call:
+    """The call. SerializationError for a payload over the limit."""
+    if len(payload) > shape.max_payload_bytes:
+        raise SerializationError(
+            f"{shape.name}: a payload of {len(payload):,} bytes is over the limit of {shape.max_payload_bytes:,}; "
+            f"store the data elsewhere and pass a reference, or raise JobQueue(max_payload_bytes=…)"
+        )
+    return Call(shape, payload)
 
 
 class Door(Protocol):
@@ -208,14 +207,14 @@ class JobFunction(Generic[P, Q, R_co]):
 
         TypeError for arguments the function does not take, SerializationError for values it does not.
         """
-        return Call(self._shape, self.handler.bind(*args, **kwargs))
+        return bounded_call(self._shape, self.handler.bind(*args, **kwargs))
 
     async def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
         """Store this call as a job; it is accepted when this returns.
 
         Raises as `prepare`, BackendError when the store refuses it, EnqueueUncertain when the store did not answer in time.
         """
-        return await self._door.enqueue_call(Call(self._shape, self.handler.bind(*args, **kwargs)))
+        return await self._door.enqueue_call(bounded_call(self._shape, self.handler.bind(*args, **kwargs)))
 
     def options(self, **options: Unpack[EnqueueKeywords]) -> ConfiguredFunction[P]:
         """The same function with options of one enqueue: ``f.options(delay="5m", priority=9).enqueue(…)``.
@@ -263,7 +262,7 @@ class ConfiguredFunction(Generic[P]):
 
     def prepare(self, /, *args: P.args, **kwargs: P.kwargs) -> Call:
         """As `JobFunction.prepare`, with the options."""
-        return Call(self._shape, self._handler.bind(*args, **kwargs))
+        return bounded_call(self._shape, self._handler.bind(*args, **kwargs))
 
     async def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
         """As `JobFunction.enqueue`, with the options."""

@@ -31,6 +31,7 @@ from fastjobs.calls import (
     JobName,
     PlainDecorator,
     Shape,
+    bounded_call,
     make_options,
 )
 from fastjobs.codec import CodecName, PayloadCodec, checked_hooks
@@ -213,7 +214,7 @@ class JobQueue:
                     f"{name}: data must be the arguments by name, as {{'path': 'a.png'}}, got {data!r:.100}"
                 )
             payload = self._payload_codec().encode({} if data is None else data)
-        return Call(self.shape_of(handler, options or NO_OPTIONS, name=name), payload)
+        return bounded_call(self.shape_of(handler, options or NO_OPTIONS, name=name), payload)
 
     @overload
     async def enqueue(self, job: Call) -> JobHandle: ...

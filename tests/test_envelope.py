@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastjobs.clock import wall
 from fastjobs.envelope import (
     NewerEnvelope,
     Template,
@@ -20,7 +21,7 @@ from fastjobs.envelope import (
     with_header,
 )
 from fastjobs.errors import SerializationError
-from fastjobs.model import ENVELOPE_VERSION, Failure, Job
+from fastjobs.model import ENVELOPE_VERSION, Entry, Failure, Job
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 moments = st.floats(0, 4e9)
@@ -196,11 +197,15 @@ def test_a_header_that_is_missing_or_of_another_kind_is_none() -> None:
     assert header(sample(headers={"snoozes": msgspec.Raw(b"\xc1")}), "snoozes", int) is None
 
 
-@given(jobs, st.binary(min_size=16, max_size=16), st.sampled_from([0, 1, 255, 256, 65_535, 65_536, 1 << 20]), moments)
-def test_a_template_makes_the_envelopes_that_encoding_would(job: Job, id: bytes, size: int, at: float) -> None:
-    template = Template(job)
-    first, second = (template.envelope(id, b"x" * size, at) for _ in range(2))
-    assert first == second == encode_job(msgspec.structs.replace(job, id=id, payload=b"x" * size, created_at=at))
-    assert template.envelope(b"i" * 16, b"", 1.0) == encode_job(
-        msgspec.structs.replace(job, id=b"i" * 16, payload=b"", created_at=1.0)
-    )
+@given(jobs, st.sampled_from([0, 1, 255, 256, 65_535, 65_536, 1 << 20]), st.none() | moments, moments)
+def test_a_template_makes_the_entries_that_encoding_would(job: Job, size: int, run_at: float | None, delay_s: float) -> None:
+    template = Template(job, run_at, delay_s)
+    payload = b"x" * size
+    found = [template.entry(payload) for _ in range(3)]  # whole, taken apart, and from its parts
+    found.append(template.entry(b""))
+    for entry, sent in zip(found, (payload, payload, payload, b""), strict=True):
+        at = decode_job(entry.envelope).created_at
+        envelope = encode_job(msgspec.structs.replace(job, id=entry.id, payload=sent, created_at=at))
+        assert entry == Entry(entry.id, job.queue, job.priority, envelope, run_at, delay_s)
+        assert abs(at - wall()) < 60
+    assert len({entry.id for entry in found}) == 4

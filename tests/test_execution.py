@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fastjobs import Discard, JobContext, JobQueue, QueueOptions, Retry, RetryPolicy, Snooze
 from fastjobs import Job as JobClass
-from fastjobs.calls import Call
+from fastjobs.calls import bounded_call
 from fastjobs.envelope import decode_job, encode_job
 from fastjobs.execution import MESSAGE_LIMIT, TRACEBACK_LIMIT, Execution, Runner, failure_of, outcome_of, set_aside
 from fastjobs.ids import new_id
@@ -284,7 +284,7 @@ async def test_the_nearest_retry_policy_wins(
     async def work() -> None:
         raise ValueError
 
-    entry = Call(jobs.shape_of(jobs.registry.get("work"), _options(retry=policy(enqueue))), b"{}").entry()
+    entry = bounded_call(jobs.shape_of(jobs.registry.get("work"), _options(retry=policy(enqueue))), b"{}").entry()
     verdict = await run(jobs, decode_job(entry.envelope))
     assert verdict is not None
     assert verdict.delay_s == delay_s
@@ -303,7 +303,7 @@ async def test_the_handlers_exception_filters_hold_under_the_policy_of_an_enqueu
     async def work() -> None:
         raise ValueError
 
-    entry = Call(jobs.shape_of(jobs.registry.get("work"), _options(retry=RetryPolicy(base=3))), b"{}").entry()
+    entry = bounded_call(jobs.shape_of(jobs.registry.get("work"), _options(retry=RetryPolicy(base=3))), b"{}").entry()
     verdict = await run(jobs, decode_job(entry.envelope))
     assert verdict is not None
     assert verdict.kind is Kind.DEAD
@@ -321,7 +321,9 @@ async def test_the_nearest_max_attempts_wins(enqueue: int | None, handler: int |
         ran.append((ctx.attempt, ctx.max_attempts))
         raise ValueError
 
-    job = decode_job(Call(jobs.shape_of(jobs.registry.get("work"), _options(max_attempts=enqueue)), b"{}").entry().envelope)
+    job = decode_job(
+        bounded_call(jobs.shape_of(jobs.registry.get("work"), _options(max_attempts=enqueue)), b"{}").entry().envelope
+    )
     while True:
         verdict = await run(jobs, job)
         assert verdict is not None
