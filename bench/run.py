@@ -25,7 +25,7 @@ from typing import Any
 from machine import cores, cpu
 from stores import ROOT, STORES, store_at  # bench/ is where this script is
 
-OTHERS = ("payload", "retry", "delayed", "sleep", "cpu", "single", "latency", "loaded")
+OTHERS = ("payload", "large", "retry", "delayed", "sleep", "nap", "cpu", "single", "latency", "loaded")
 """Scenarios measured once, with two workers, after the rounds of "noop"."""
 
 PACKAGES = ("uvloop", "redis", "hiredis", "asyncpg", "orjson", "msgspec")
@@ -116,7 +116,7 @@ def _cell(one: dict[str, Any]) -> str:
         return f"{one['p50_ms']:.2f} · {one['p99_ms']:.2f} · {one['p999_ms']:.2f} ms"
     if "alone_ms" in one:
         return f"{one['enqueue_per_s']:,.0f} jobs/s · {one['alone_ms']:.2f} ms"
-    return f"{one['drain_per_s']:,.0f} jobs/s"
+    return f"{one['drain_per_s']:,.0f} jobs/s · tail {one['tail_s']:.2f} s"
 
 
 def compared(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:

@@ -90,7 +90,7 @@ async def bury(count: int) -> None:
 
 async def drain(url: str, meter: StoreMeter, count: int) -> tuple[float, float]:
     """Have *count* jobs and some more run by two workers. Returns jobs/s and the store's CPU µs per job, start included."""
-    first = reached = last = Look(0.0, 0, 0, 0)
+    first = reached = last = Look(0.0, 0, 0, 0, 0)
     before = await meter.cpu_s()
     async with fleet_of(Options(backend=url, workers=2)) as fleet:
         async for last in fleet.looks():

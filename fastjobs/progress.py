@@ -23,6 +23,7 @@ class Progress:
     ready: int | None  #: in the queues that are served; None: not known (yet)
     delayed: int | None  #: the same
     running: int  #: handlers running now
+    busy: int = 0  #: workers that run any
     done: int
     retried: int
     dead: int
@@ -64,11 +65,12 @@ class Tally:
     def progress(self, now: float, workers: int, *, draining: bool, final: bool) -> Progress:
         """The counts at *now*; the looks before it give the rate."""
         head, totals = self.slots.head, msgspec.structs.replace(self.gone)
-        running = 0
+        running = busy = 0
         for slot in self.slots:
             if slot.state not in (State.FREE, State.DEAD):
                 totals.add(slot)
                 running += slot.words[Word.RUNNING]
+                busy += slot.words[Word.RUNNING] > 0
         elapsed_s = max(now - self.started, 1e-6)
         return Progress(
             elapsed_s=elapsed_s,
@@ -77,6 +79,7 @@ class Tally:
             delayed=_known(head[Head.DELAYED_LEFT]),
             elsewhere=_known(head[Head.ELSEWHERE]),
             running=running,
+            busy=busy,
             done=totals.done,
             retried=totals.retried + head[Head.RETRIED_TOTAL],
             dead=totals.dead + head[Head.DEAD_TOTAL],

@@ -192,7 +192,8 @@ def test_the_table_says_what_it_does_not_know() -> None:
         store_enqueue_cpu_us=None,
         store_drain_cpu_us=None,
         worker_mib=5.5,
+        tail_s=0.014,
     )
-    head, row, _ = lines([drained])
-    assert row.split() == ["noop", "1,000", "123,457", "~200,000", "~100,000", "2.50", "2.00", "?", "5.5"]
+    head, row, *_ = lines([drained])
+    assert row.split() == ["noop", "1,000", "123,457", "~200,000", "~100,000", "2.50", "2.00", "?", "5.5", "0.01"]
     assert head.split("  ")[0] == "scenario"

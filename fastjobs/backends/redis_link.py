@@ -15,14 +15,12 @@ import redis.asyncio
 from redis import exceptions as refusals
 
 from fastjobs.backends import mask_password
+from fastjobs.backends.redis_wire import Wire
 from fastjobs.errors import BackendError, ConfigError, StaleCall, StoreUnavailable, WorkerGone
 from fastjobs.forks import socket_of, watch
 
 MAX_CONNECTIONS: Final = 32
 """Connections of one backend object for calls; more calls at once wait. Those of `wait` come on top."""
-
-READ_BYTES: Final = 256 * 1024
-"""Read at once: a claim of 500 jobs is one or two reads, not redis-py's usual 32 kB each."""
 
 MOST_MOVES: Final = 5
 """A call is sent on to another node at most so often: two nodes that send it to each other do not know themselves."""
@@ -118,7 +116,6 @@ class Links:
             self._source.connection_kwargs.update(
                 socket_connect_timeout=connect_timeout_s,
                 socket_timeout=None,  # one deadline around each call, below: redis-py would set two timers
-                socket_read_size=READ_BYTES,
                 decode_responses=False,
                 health_check_interval=0,
                 protocol=2,
@@ -127,8 +124,8 @@ class Links:
         except (ValueError, TypeError) as error:
             words = re.sub(r"^.*unexpected keyword argument", "no such option:", str(error).replace(url, self.shown))
             raise ConfigError(f"{self.shown!r} is no Redis URL: {words}") from None
-        self._idle: list[Any] = []
-        self._lent: set[Any] = set()
+        self._idle: list[Wire] = []
+        self._lent: set[Wire] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)
         watch(self)
@@ -158,13 +155,12 @@ class Links:
 
     def sockets(self) -> list[int]:
         """Descriptors of all connections."""
-        writers = [connection._writer for connection in (*self._idle, *self._lent) if connection._writer is not None]
-        return [fd for writer in writers for fd in socket_of(writer.transport)]
+        return [fd for wire in (*self._idle, *self._lent) for fd in socket_of(wire.transport)]
 
     async def close(self) -> None:
         """Close all connections; calls under way end with StoreUnavailable."""
         for connection in [*self._idle, *self._lent]:
-            await connection.disconnect(nowait=True)
+            connection.drop()
         self._idle.clear()
 
     async def _bounded(self, packed: bytes) -> Any:
@@ -182,42 +178,41 @@ class Links:
         self._lent.add(connection)
         try:
             async with asyncio.timeout(timeout_s):
-                await connection.send_packed_command((packed,), False)
-                reply = await connection.read_response()
+                reply = await connection.ask(packed)
         except refusals.ResponseError as error:  # a complete reply: the connection is in order
             self._lent.discard(connection)
             if isinstance(error, refusals.NoScriptError):
                 self._idle.append(connection)
                 raise
             if isinstance(error, refusals.MovedError) and moves < MOST_MOVES:
-                await connection.disconnect(nowait=True)
-                await self._turn_to(error.host, error.port)
+                connection.drop()
+                self._turn_to(error.host, error.port)
                 return await self._ask(packed, timeout_s, moves + 1)
             found = translate(error, self.shown)
             if isinstance(found, StoreUnavailable):  # it may have become a replica: look up the address again
-                await connection.disconnect(nowait=True)
+                connection.drop()
             else:
                 self._idle.append(connection)
             raise found from error
         except BaseException as error:
             self._lent.discard(connection)
-            await connection.disconnect(nowait=True)
+            connection.drop()
             if isinstance(error, TimeoutError):
-                await self._try_another(connection)
+                self._try_another(connection)
                 raise StoreUnavailable(f"{self.shown} has not answered for {timeout_s:g} s") from error
             if isinstance(error, (refusals.RedisError, OSError)):
-                await self._drop_idle()  # of the same lost server: each would fail one more call
-                await self._try_another(connection)
+                self._drop_idle()  # of the same lost server: each would fail one more call
+                self._try_another(connection)
                 raise translate(error, self.shown) from error
             raise
         self._lent.discard(connection)
         self._idle.append(connection)
         return reply
 
-    def _new(self) -> Any:
-        return self._source.connection_class(**self._source.connection_kwargs)
+    def _new(self) -> Wire:
+        return Wire(self._source.connection_class(**self._source.connection_kwargs))
 
-    async def _turn_to(self, host: str, port: int) -> None:
+    def _turn_to(self, host: str, port: int) -> None:
         """Call this node from now on. BackendError for a node that a Unix socket belongs to: others have no path here."""
         options = self._source.connection_kwargs
         if "host" not in options:
@@ -226,21 +221,21 @@ class Links:
         self.learn([node])
         if node != (options["host"], options["port"]):
             options["host"], options["port"] = node
-            await self._drop_idle()
+            self._drop_idle()
 
-    async def _try_another(self, failed: Any) -> None:
+    def _try_another(self, failed: Wire) -> None:
         """After a failure in a cluster: the next node will tell who holds the keys now. Of calls failing at once one turns."""
         if len(self._nodes) > 1:
             options = self._source.connection_kwargs
-            lost = (failed.host, failed.port)
+            lost = failed.node
             if lost == (options["host"], options["port"]):
                 at = self._nodes.index(lost) if lost in self._nodes else -1
-                await self._turn_to(*self._nodes[(at + 1) % len(self._nodes)])
+                self._turn_to(*self._nodes[(at + 1) % len(self._nodes)])
 
-    async def _drop_idle(self) -> None:
+    def _drop_idle(self) -> None:
         idle, self._idle = self._idle, []
         for connection in idle:
-            await connection.disconnect(nowait=True)
+            connection.drop()
 
     def _check_loop(self) -> None:
         loop = asyncio.get_running_loop()

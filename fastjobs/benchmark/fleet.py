@@ -40,6 +40,7 @@ class Look(msgspec.Struct, frozen=True):
     done: int
     retried: int
     running: int
+    busy: int  #: workers that run jobs
     final: bool = False
     cpu_s: float = 0.0  #: of all children; in the final one
     private_bytes: int = 0  #: of the largest worker, at its largest look; in the final one
@@ -53,7 +54,7 @@ class Watch:
         self._weighed_at = 0.0
 
     def started(self, _: Launch) -> None:
-        self._tell(Look(clock.monotonic(), 0, 0, 0))
+        self._tell(Look(clock.monotonic(), 0, 0, 0, 0))
 
     def report(self, progress: Progress) -> None:
         now = clock.monotonic()
@@ -61,7 +62,7 @@ class Watch:
             self._weighed_at = now
             workers = [pid for pid in children_of(os.getpid()) if name_of(pid) == "fj-worker"]
             self.largest = max(self.largest, *map(private_bytes, workers), 0)
-        look = Look(now, progress.done, progress.retried, progress.running, progress.final)
+        look = Look(now, progress.done, progress.retried, progress.running, progress.busy, progress.final)
         if progress.final:
             used = resource.getrusage(resource.RUSAGE_CHILDREN)
             look = msgspec.structs.replace(look, cpu_s=used.ru_utime + used.ru_stime, private_bytes=self.largest)

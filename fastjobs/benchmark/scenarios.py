@@ -47,6 +47,7 @@ class Load(msgspec.Struct, frozen=True):
 LOADS: Final[dict[str, Load]] = {
     "noop": Load("jobs that do nothing", noop.prepare),
     "payload": Load("a payload of 1 KiB", lambda n: carry.prepare("x" * 1024), 0.3),
+    "large": Load("a payload of 100 KiB", lambda n: carry.prepare("x" * 102_400), 0.005),
     "retry": Load("one of ten fails once", stumble.prepare, 0.3, retried=0.1),
     "delayed": Load(
         "every other one delayed by 1 s",
@@ -54,6 +55,7 @@ LOADS: Final[dict[str, Load]] = {
         0.3,
     ),
     "sleep": Load("jobs that wait 10 ms, 1,000 at once per worker", lambda n: pause.prepare(0.01), 0.3, concurrency=1000),
+    "nap": Load("jobs that wait 1 s, 1,000 at once per worker", lambda n: pause.prepare(1.0), 0.02, concurrency=1000),
     "cpu": Load("jobs that hold the CPU for 2 ms", lambda n: burn.prepare(0.002), 0.01),
 }
 
@@ -71,6 +73,7 @@ class Drained(msgspec.Struct, kw_only=True):
     store_enqueue_cpu_us: float | None  #: per job
     store_drain_cpu_us: float | None
     worker_mib: float  #: of the largest worker, beyond what it shares
+    tail_s: float  #: at the end, while some worker had nothing left to run
 
 
 class Latencies(msgspec.Struct, kw_only=True):
@@ -166,7 +169,7 @@ async def drain(url: str, meter: StoreMeter, name: str, count: int, workers: int
         accepted = await jobs.enqueue_many(_told(map(load.call, range(total)), total, tell, f"{name}: enqueue"))
     seconds, cpu = clock.monotonic() - before, time.process_time() - cpu
     filled = await meter.cpu_s()
-    drained_s, last = await _drain(url, total, workers, load, lambda share: tell(f"{name}: drain", share))
+    drained_s, tail_s, last = await _drain(url, total, workers, load, lambda share: tell(f"{name}: drain", share))
     emptied = await meter.cpu_s()
     retried = round(total * load.retried)
     if (accepted, last.done, last.retried) != (total, total, retried):
@@ -182,13 +185,14 @@ async def drain(url: str, meter: StoreMeter, name: str, count: int, workers: int
         store_enqueue_cpu_us=_per_job(store, filled, total),
         store_drain_cpu_us=_per_job(filled, emptied, total),
         worker_mib=last.private_bytes / 2**20,
+        tail_s=tail_s,
     )
 
 
-async def _drain(url: str, total: int, workers: int, load: Load, tell: Callable[[float], None]) -> tuple[float, Look]:
-    """Seconds from the last look before anything was done to the first with all done, and the final look."""
-    first = ended = moved = 0.0
-    last = Look(0.0, 0, 0, 0)
+async def _drain(url: str, total: int, workers: int, load: Load, tell: Callable[[float], None]) -> tuple[float, float, Look]:
+    """Seconds from the last look before anything was done to the first with all done; `Drained.tail_s`; the final look."""
+    first = ended = moved = all_busy = 0.0
+    last = Look(0.0, 0, 0, 0, 0)
     async with fleet_of(Options(backend=url, workers=workers, concurrency=load.concurrency)) as fleet:
         async for look in fleet.looks():
             if not look.done:
@@ -196,13 +200,15 @@ async def _drain(url: str, total: int, workers: int, load: Load, tell: Callable[
             elif not ended and look.done >= total:
                 ended = look.at
                 fleet.process.send_signal(signal.SIGTERM)
+            if look.busy == workers:
+                all_busy = look.at
             if look.done != last.done:
                 moved = look.at
             elif look.at - max(moved, first) > SILENCE_S:
                 raise fleet.failure(f"no job was done for {SILENCE_S:g} s; {look.done:,} of {total:,} are")
             last = look
             tell(look.done / total)
-    return max(ended - first, 1e-3), last
+    return max(ended - first, 1e-3), max(ended - max(all_busy, first), 0.0), last
 
 
 def _told(calls: Iterable[Call], total: int, tell: Tell, what: str) -> Iterator[Call]:

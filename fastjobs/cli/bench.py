@@ -82,9 +82,11 @@ def lines(results: Sequence[Result]) -> Iterator[str]:
             "µs worker",
             "µs store",
             "MiB",
+            "tail, s",
         )
         yield from table(head, [_row(result) for result in drained])
-        yield "µs: CPU time per job, of the store for its whole life; MiB: of a worker, beyond what it shares"
+        yield "µs: CPU time per job, of the store for its whole life; MiB: of a worker, beyond what it shares;"
+        yield "tail: at the end of a drain, while some worker had nothing left to run"
     singles = [result for result in results if isinstance(result, Singles)]
     for single in singles:
         many = f"{single.concurrency:,} at a time {single.enqueue_per_s:,.0f} jobs/s"
@@ -110,4 +112,5 @@ def _row(result: Drained) -> tuple[Any, ...]:
         f"{result.worker_cpu_us:.2f}",
         store,
         f"{result.worker_mib:.1f}",
+        f"{result.tail_s:.2f}",
     )
