@@ -142,7 +142,7 @@ class PartitionedBackend:
         finally:
             for one in waiting:
                 one.cancel()
-            await asyncio.wait(waiting)
+            await asyncio.gather(*waiting, return_exceptions=True)
 
     async def renew(self, lease: str) -> bool:
         return all(await self._all(part.renew(lease) for part in self._parts))
@@ -253,7 +253,7 @@ class PartitionedBackend:
 
 def _gravity(error: BaseException) -> int:
     """Lowest first. A worker that one partition has given up must hear of it, even while others do not answer."""
-    return (WorkerGone, StaleCall).index(type(error)) if isinstance(error, (WorkerGone, StaleCall)) else 2
+    return 0 if isinstance(error, WorkerGone) else 1 if isinstance(error, StaleCall) else 2
 
 
 def _parted(settlement: Settlement, home: Home) -> Iterator[tuple[int, Settlement]]:

@@ -12,6 +12,7 @@ from fastjobs.backends.base import Store
 from fastjobs.errors import StaleCall, WorkerGone
 from fastjobs.model import Settlement
 from tests.contract.kit import Claim, Worker, counts, dead, entries, entry, numbered, open_claims, push, retry, worker
+from tests.stores import PARTITIONED
 
 Another = Callable[[], Store]
 
@@ -121,7 +122,7 @@ async def test_adopters_that_share_a_worker_in_steps_get_each_claim_once(store: 
     assert sorted(itertools.chain(*rescued)) == sorted(names)
 
 
-async def test_adopters_that_give_each_other_up_lose_no_job(store: Store, another: Another) -> None:
+async def test_adopters_that_give_each_other_up_lose_no_job(store: Store, another: Another, store_kind: str) -> None:
     for attempt in range(5):
         names = numbered(2, f"round{attempt}")
         await push(store, *entries(names))
@@ -129,10 +130,12 @@ async def test_adopters_that_give_each_other_up_lose_no_job(store: Store, anothe
         for hand in hands:
             await hand.claim(limit=1)
         results = await asyncio.gather(hands[0].adopt(hands[1].id), hands[1].adopt(hands[0].id), return_exceptions=True)
-        assert sum(isinstance(result, WorkerGone) for result in results) == 1
-        survivor = hands[0] if isinstance(results[1], WorkerGone) else hands[1]
-        held, _ = await (await worker(store, f"last{attempt}.1")).adopt(survivor.id)
-        assert sorted(held.jobs) == names
+        gone = sum(isinstance(result, WorkerGone) for result in results)
+        assert gone == 1 or (gone == 2 and store_kind == PARTITIONED)  # there each may be first in a partition
+        last, held = await worker(store, f"last{attempt}.1"), []
+        for hand in hands:
+            held += (await last.adopt(hand.id))[0].jobs
+        assert sorted(held) == names
 
 
 async def test_a_settlement_and_an_adoption_at_once_end_each_job_once(store: Store, another: Another) -> None:
