@@ -194,13 +194,14 @@ def main() -> None:
     parser.add_argument("--redis-server", metavar="PROGRAM", help="another server; default: Valkey of the tests")
     parser.add_argument("--out", type=Path, help="where the results go as JSON")
     parser.add_argument("--read", type=Path, help="results of an earlier run, instead of measuring")
+    parser.add_argument("--brief", action="store_true", help="medians without the least and the most")
     parser.add_argument("--svg", type=Path, help="where the chart goes")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # workers are ended on the way out
     found = json.loads(options.read.read_text()) if options.read else measured(options)
     if options.out is not None:
         options.out.write_text(json.dumps(found, indent=1))
-    print("\n".join(table(found)))
+    print("\n".join(table(found, brief=options.brief)))
     if options.svg is not None:
         options.svg.write_text(svg(found))
 

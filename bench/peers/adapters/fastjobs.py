@@ -1,4 +1,4 @@
-"""fastjobs itself: default settings; bulk as one call over a generator, which it sends in batches of its own."""
+"""fastjobs itself: default settings, concurrency=1000 for jobs that wait; bulk as one call over a generator."""
 
 from __future__ import annotations
 
@@ -29,4 +29,6 @@ async def producer() -> AsyncIterator[Send]:
 
 def commands(kind: str, processes: int) -> list[list[str]]:
     """One supervisor."""
-    return [module("fastjobs", "supervise", "-n", str(processes), "--backend", URL, "adapters.fastjobs:jobs")]
+    concurrency = 1000 if kind == "sleep" else 100
+    sizes = ("-n", str(processes), "--concurrency", str(concurrency))
+    return [module("fastjobs", "supervise", *sizes, "--backend", URL, "adapters.fastjobs:jobs")]
