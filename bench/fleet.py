@@ -34,6 +34,9 @@ from fastjobs.benchmark.usage import children_of, cpu_of
 HEARD = struct.Struct("=qqd")
 """Number of the job, process, time of its first line."""
 
+SENT = ("cmdstat_evalsha", "cmdstat_blpop", "cmdstat_hgetall")
+"""What a fleet sends to Redis once it has started; all others are its scripts' own."""
+
 APP = """
     import asyncio, os, pathlib, socket, struct, time
     from fastjobs import JobQueue
@@ -109,7 +112,7 @@ def enqueue(url: str, place: str, numbers: Sequence[int]) -> None:
 
 
 def calls(url: str) -> int:
-    """Made to the store so far: commands of Redis, transactions of Postgres."""
+    """Made to the store so far: commands of Redis that come from outside its scripts, transactions of Postgres."""
 
     async def go() -> int:
         if url.startswith("postgres"):
@@ -118,8 +121,8 @@ def calls(url: str) -> int:
             await connection.close()
             return int(count)
         async with await client_of(url) as client:
-            found = await client.info("stats")
-            return int(found["total_commands_processed"])
+            found = await client.info("commandstats")
+            return sum(int(found[name]["calls"]) for name in SENT if name in found)
 
     return asyncio.run(go())
 

@@ -70,7 +70,7 @@ class Tally:
             if slot.state not in (State.FREE, State.DEAD):
                 totals.add(slot)
                 running += slot.words[Word.RUNNING]
-                busy += slot.words[Word.RUNNING] > 0
+                busy += slot.runs()
         elapsed_s = max(now - self.started, 1e-6)
         return Progress(
             elapsed_s=elapsed_s,

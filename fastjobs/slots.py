@@ -139,6 +139,11 @@ class Slot:
                 found[word] = bool(self.words[first + 2 * runner + 1])
         return found
 
+    def runs(self) -> bool:
+        """Whether any handler has started and not ended."""
+        first = int(Word.FIRST_RUNNER)
+        return any(self.words[first : first + 2 * self.runners : 2])
+
     @property
     def stack(self) -> str:
         """What the worker's stacks were before it was killed; "" if nobody took them."""

@@ -47,8 +47,10 @@ def test_a_word_holds_every_64_bit_number(slots: Slots) -> None:
 def test_started_jobs_are_read_back_with_their_time_limit_marks(slots: Slots) -> None:
     slot = slots.slots[1]
     one, other = id_word(new_id()), id_word(new_id())
-    slot.words[Word.FIRST_RUNNER] = one
+    assert not slot.runs()
     slot.words[Word.FIRST_RUNNER + 2 * 9] = other
+    assert slot.runs()
+    slot.words[Word.FIRST_RUNNER] = one
     slot.words[Word.FIRST_RUNNER + 2 * 9 + 1] = 1
     assert slot.started() == {one: False, other: True}
 

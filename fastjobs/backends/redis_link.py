@@ -189,8 +189,9 @@ class Links:
                 self._turn_to(error.host, error.port)
                 return await self._ask(packed, timeout_s, moves + 1)
             found = translate(error, self.shown)
-            if isinstance(found, StoreUnavailable):  # it may have become a replica: look up the address again
+            if isinstance(found, StoreUnavailable):  # it may have become a replica, or lost its cluster: ask anew who it is
                 connection.drop()
+                self._try_another(connection)
             else:
                 self._idle.append(connection)
             raise found from error

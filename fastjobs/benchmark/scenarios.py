@@ -190,12 +190,12 @@ async def drain(url: str, meter: StoreMeter, name: str, count: int, workers: int
 
 
 async def _drain(url: str, total: int, workers: int, load: Load, tell: Callable[[float], None]) -> tuple[float, float, Look]:
-    """Seconds from the last look before anything was done to the first with all done; `Drained.tail_s`; the final look."""
+    """Seconds from the last look before anything ran to the first with all done; `Drained.tail_s`; the final look."""
     first = ended = moved = all_busy = 0.0
     last = Look(0.0, 0, 0, 0, 0)
     async with fleet_of(Options(backend=url, workers=workers, concurrency=load.concurrency)) as fleet:
         async for look in fleet.looks():
-            if not look.done:
+            if not (look.done or look.busy):
                 first = look.at
             elif not ended and look.done >= total:
                 ended = look.at
