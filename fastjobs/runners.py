@@ -28,13 +28,14 @@ from fastjobs.slots import Slot, Word
 log = logging.getLogger("fastjobs.worker")
 
 SWEEP_S: Final = 0.05
-"""How often time limits are looked at while some run is under one."""
+"""How often time limits are looked at while some run is under one, and ready jobs while no runner is idle."""
 
 TICK_S: Final = 0.5
 """How often the worker's loop shows that it turns."""
 
-STALLED_AFTER_S: Final = 1.0
-"""Ready jobs that no runner has come to for so long, all being busy, are better off with another worker."""
+STALLED_AFTER_S: Final = 0.1
+"""Ready jobs that no runner has come to for so long, all being busy, are better off with another worker: of jobs of 1 s that end
+and begin together, one worker's share of the last wave ran after the other's (`fastjobs bench --scenario nap`)."""
 
 STUCK_AFTER_S: Final = 10.0
 """A run told to stop that still runs after so long is stuck: its worker has to be replaced."""
@@ -111,6 +112,7 @@ class Runners:
         self._added += len(items)
         if not self._waking:
             self._wake_one()
+        self._sweep_soon()
 
     def take_back(self) -> list[Item]:
         """Empty `ready` and return what was in it."""
@@ -297,7 +299,7 @@ class Runners:
         self._on_change()
 
     def _sweep_soon(self) -> None:
-        """A run under a time limit begins."""
+        """A run under a time limit begins, or jobs are to wait for a runner."""
         if not self._sweeping and self._timer is not None and not self._closing:
             self._timer.cancel()
             self._sweeping = True
@@ -321,13 +323,15 @@ class Runners:
                     words[runner.base + 1] = words[Word.TIMED_OUT] = 1
                     name, id = runner.job.name, id_text(runner.job.id)
                     log.error("%s %s still runs %d s after its time limit and cannot be stopped", name, id, STUCK_AFTER_S)
-        if not self.ready or self._idle or self._moved != self._started:
+        waiting = bool(self.ready) and not self._idle
+        if not waiting or self._moved != self._started:
             self._moved, self._moved_at = self._started, now
         elif now - self._moved_at >= STALLED_AFTER_S and not self.stalled:
             self.stalled = True
+            self._pace.end_rate = 0.0  # or what is given back would be claimed again
             self._on_change()
-        self._sweeping = limited
-        self._sweep_in(SWEEP_S if limited else TICK_S)
+        self._sweeping = limited or waiting
+        self._sweep_in(SWEEP_S if self._sweeping else TICK_S)
 
     def _sweep_in(self, seconds: float) -> None:
         # In a context of no job: this may be called from a run, whose job the sweep's log lines would then carry.
