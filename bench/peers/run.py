@@ -1,6 +1,6 @@
 """fastjobs and its peers, side by side on private servers: the same jobs, each peer with the best settings that we found.
 
-    python bench/peers/run.py                                   # everything: most of an hour
+    python bench/peers/run.py                                   # everything: half an hour and more
     python bench/peers/run.py --work noop --rounds 2 --seconds 2 --latency 0      # a first look
     python bench/peers/run.py --peer fastjobs --peer ardiq --out today.json --svg today.svg
     python bench/peers/run.py --read today.json --svg today.svg                   # the table and the chart again
