@@ -151,7 +151,7 @@ class RedisBackend:
     ) -> Exchanged:
         keys = (self._worker(worker), *self._keys_of(tuple(queues)))
         plan, outcomes = _settlements(settlements)
-        header, jobs = await self._links.run(
+        header, jobs = await self._run(
             SCRIPTS["exchange"], keys, self._prefix, worker, n, self.time_shift_s, limit, plan, *outcomes
         )
         kept, more, next_due_s = header.split(b"|")
@@ -207,7 +207,7 @@ class RedisBackend:
     # -- admin ----------------------------------------------------------------------------------------------------------
 
     async def stats(self) -> Stats:
-        running, *counts = await self._links.run(
+        running, *counts = await self._run(
             SCRIPTS["stats"], (f"{self._prefix}queues", f"{self._prefix}leases"), self._prefix
         )
         queues = [QueueStats(name.decode(), ready, delayed, dead) for name, ready, delayed, dead in sorted(counts)]
