@@ -34,8 +34,8 @@ TICK_S: Final = 0.5
 """How often the worker's loop shows that it turns."""
 
 STALLED_AFTER_S: Final = 0.1
-"""Ready jobs that no runner has come to for so long, all being busy, are better off with another worker: of jobs of 1 s that end
-and begin together, one worker's share of the last wave ran after the other's (`fastjobs bench --scenario nap`)."""
+"""Ready jobs that no runner has come to for so long, all being busy, are better off with another worker: of jobs of 1 s that
+end and begin together, one worker's share of the last wave ran after the other's (`fastjobs bench --scenario nap`)."""
 
 STUCK_AFTER_S: Final = 10.0
 """A run told to stop that still runs after so long is stuck: its worker has to be replaced."""

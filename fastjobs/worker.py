@@ -68,6 +68,16 @@ async def _no_lifespan() -> AsyncIterator[None]:
     yield None
 
 
+Woken = tuple[int, Exchanged]
+"""The number of a call that waited and claimed, and its answer."""
+
+
+class ClaimWhenReady(Protocol):
+    """What a store has that can wait and claim in one call. See `RedisBackend.claim_when_ready`."""
+
+    async def __call__(self, worker: str, n: int, queues: Sequence[str], limit: int, timeout_s: float, /) -> Exchanged: ...
+
+
 class Worker:
     """Claims and runs jobs until drained.
 
@@ -103,6 +113,7 @@ class Worker:
             unknown_is_dead=options.unknown == "dead",
             log_jobs=options.log_jobs,
         )
+        self._claim_when_ready: ClaimWhenReady | None = getattr(backend, "claim_when_ready", None)
         self._pace = Pace(2 * options.batch)
         self._changed = asyncio.Event()
         self._runners = Runners(self._execution, slot, self._pace, self._changed.set)
@@ -110,7 +121,7 @@ class Worker:
         self._claims: dict[int, OpenClaim] = {}
         self._lone = False  # a suspect is in the runners' hands
         self._parked: list[Item] | None = None  # ready jobs held back while the store is out of reach
-        self._dry: asyncio.Task[bool] | None = None  # waits for a wake-up: the store had nothing more
+        self._dry: asyncio.Task[Woken | None] | None = None  # waits for a wake-up: the store had nothing more
         self._over_since = 0.0  # clock.monotonic, when the first ended claim began to wait; 0: none waits
         self._registered = True  # under `_id`; `run` sees to the first time
         self._out_of_reach = False  # the store, at the end: nobody can be told any more
@@ -208,9 +219,9 @@ class Worker:
         if self._runners.stalled:
             self._release(self._runners.take_back())
         self._care_for_suspects()
+        if self._take_what_woke():
+            await asyncio.sleep(0)  # these begin before the store is asked for more
         limit = self._appetite()
-        if self._dry is not None and self._dry.done():
-            self._dry = None
         now = clock.monotonic()
         claiming = limit if self._dry is None or now >= self._due_at else 0
         settlements = self._settlements(now, riding=claiming > 0)
@@ -220,7 +231,7 @@ class Worker:
             return
         answer = await self._exchange(settlements, limit)
         if limit and not answer.jobs and self._dry is None:
-            self._wait_for_store(answer.next_due_s)
+            self._wait_for_store(answer.next_due_s, limit)
         elif 0 < len(answer.jobs) < limit and not self._draining:  # no backlog: let these begin before asking for more
             await asyncio.sleep(0)
 
@@ -242,17 +253,46 @@ class Worker:
             return self.options.batch
         return self.options.max_jobs - self._words[Word.CLAIMED] + self._words[Word.RELEASED]
 
-    def _wait_for_store(self, next_due_s: float | None) -> None:
+    def _wait_for_store(self, next_due_s: float | None, limit: int) -> None:
+        """Wait for a wake-up, and where the store can do that at its side, for up to *limit* jobs with it."""
         timeout_s = IDLE_WAIT_S if next_due_s is None else min(IDLE_WAIT_S, max(next_due_s, 0.001))
-        self._dry = asyncio.create_task(self._wake_up(timeout_s), name="fastjobs-wait")
+        n = 0
+        if self._claim_when_ready is not None:
+            n = self._next_n()
+            self._publish(n)
+        self._dry = asyncio.create_task(self._wake_up(timeout_s, n, limit), name="fastjobs-wait")
         self._dry.add_done_callback(lambda _: self._changed.set())
 
-    async def _wake_up(self, timeout_s: float) -> bool:
+    async def _wake_up(self, timeout_s: float, n: int, limit: int) -> Woken | None:
         try:
-            return await self.backend.wait(self._queues, timeout_s)
+            if self._claim_when_ready is None:
+                await self.backend.wait(self._queues, timeout_s)
+                return None
+            return n, await self._claim_when_ready(self._id, n, self._queues, limit, timeout_s)
+        except StaleCall:  # a later call has passed it: a wake-up and no more
+            return None
         except BackendError:  # the next exchange will tell what is wrong; until then do not spin
+            # Should the claim have been made and its reply be lost, maintenance finds it: no worker knows of it.
             await asyncio.sleep(min(timeout_s, 0.2))
+            return None
+
+    def _take_what_woke(self) -> bool:
+        """If the wait has ended: take in the jobs that it may have brought. Whether there were any."""
+        if self._dry is None or not self._dry.done():
             return False
+        found, self._dry = self._dry.result(), None
+        if found is None:
+            return False
+        n, answer = found
+        self._note_due(answer)
+        if answer.jobs:
+            self._take_in(n, answer.jobs)
+        self._publish(0)
+        return bool(answer.jobs)
+
+    def _note_due(self, answer: Exchanged) -> None:
+        next_due_s = answer.next_due_s
+        self._due_at = float("inf") if next_due_s is None else clock.monotonic() + max(next_due_s, 0.001)
 
     async def _sleep(self, timeout_s: float | None) -> None:
         """Until something changes, at most *timeout_s* seconds."""
@@ -316,8 +356,7 @@ class Worker:
             elif claim is not None:
                 self._count(claim, settlement)
         if limit:
-            next_due_s = answer.next_due_s
-            self._due_at = float("inf") if next_due_s is None else clock.monotonic() + max(next_due_s, 0.001)
+            self._note_due(answer)
         if answer.jobs:
             self._take_in(n, answer.jobs)
         self._publish(0)
@@ -457,6 +496,7 @@ class Worker:
         stopping = False
         while True:
             self._changed.clear()
+            self._take_what_woke()
             self._release(runners.take_back())
             self._release(runners.suspects)
             runners.suspects.clear()

@@ -20,9 +20,23 @@ from redis import exceptions as refusals
 from fastjobs.backends import redis as backend_module
 from fastjobs.backends.redis import RedisBackend
 from fastjobs.backends.redis_link import Script, translate
-from fastjobs.errors import BackendError, ConfigError, StoreUnavailable, WorkerGone
-from fastjobs.model import Entry
-from tests.contract.kit import HOUR, Claim, dead, entries, entry, job_id, numbered, push, released, retry, worker
+from fastjobs.errors import BackendError, ConfigError, StaleCall, StoreUnavailable, WorkerGone
+from fastjobs.model import Entry, Settlement
+from tests.contract.kit import (
+    HOUR,
+    Claim,
+    Worker,
+    dead,
+    entries,
+    entry,
+    job_id,
+    numbered,
+    open_claims,
+    push,
+    released,
+    retry,
+    worker,
+)
 from tests.servers.redis import RedisServer
 
 namespaces = (f"r{count}" for count in itertools.count())
@@ -471,3 +485,78 @@ async def test_nothing_is_left_of_a_whole_life_but_names_and_a_producers_record(
     assert left.pop(b"queues") == -1
     assert {key.partition(b":")[0] for key in left} == {b"producer"}
     assert all(0 < seconds <= 600 for seconds in left.values())
+
+
+# -- waiting and claiming in one call -----------------------------------------------------------------------------------------
+
+
+async def blocked(client: Any) -> None:
+    """Wait until a client of the server waits for a wake-up."""
+    async with asyncio.timeout(10):
+        while not (await client.info("clients"))["blocked_clients"]:
+            await asyncio.sleep(0.005)
+
+
+def waiting(store: RedisBackend, hand: Worker, n: int, timeout_s: float = 10.0) -> asyncio.Task[Any]:
+    return asyncio.create_task(store.claim_when_ready(hand.id, n, ["q"], 10, timeout_s))
+
+
+async def test_a_claim_waits_for_its_job_at_the_server(store: RedisBackend, client: Any) -> None:
+    hand = await worker(store)
+    claim = waiting(store, hand, 1)
+    await blocked(client)
+    await push(store, *entries(numbered(2)))
+    answer = await claim
+    assert answer.jobs == [b"job-0", b"job-1"]
+    assert await open_claims(store, hand.id) == [1]
+    assert (await store.exchange(hand.id, 2, [Settlement(1)], ["q"], 0)).kept == [True]
+
+
+async def test_a_claim_that_waits_in_vain_ends_empty(store: RedisBackend) -> None:
+    hand = await worker(store)
+    assert (await waiting(store, hand, 1, 0.05)).jobs == []
+    assert await open_claims(store, hand.id) == []
+
+
+async def test_a_claim_of_what_is_there_or_falls_due_does_not_wait_for_more(store: RedisBackend) -> None:
+    hand = await worker(store)
+    await push(store, entry("now"))
+    assert (await waiting(store, hand, 1)).jobs == [b"now"]
+    await push(store, entry("soon", delay_s=0.1))
+    assert (await waiting(store, hand, 2)).jobs == [b"soon"]
+
+
+async def test_a_waiting_claim_that_a_later_call_has_passed_claims_nothing(store: RedisBackend, client: Any) -> None:
+    hand = await worker(store)
+    claim = waiting(store, hand, 1)
+    await blocked(client)
+    await store.exchange(hand.id, 2, [], ["q"], 0)
+    await push(store, entry("a"))
+    with pytest.raises(StaleCall):
+        await claim
+    assert await store.peek("q", 10) == [b"a"]
+    assert (await store.exchange(hand.id, 3, [], ["q"], 10)).jobs == [b"a"]
+
+
+async def test_a_waiting_claim_that_is_cancelled_claims_nothing(store: RedisBackend, client: Any) -> None:
+    hand = await worker(store)
+    claim = waiting(store, hand, 1)
+    await blocked(client)
+    claim.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await claim
+    async with asyncio.timeout(10):
+        while (await client.info("clients"))["blocked_clients"]:
+            await asyncio.sleep(0.005)
+    await push(store, entry("a"))
+    assert await store.peek("q", 10) == [b"a"]
+    assert (await store.exchange(hand.id, 1, [], ["q"], 10)).jobs == [b"a"]
+
+
+async def test_a_waiting_claim_survives_that_the_server_forgets_its_scripts(store: RedisBackend, client: Any) -> None:
+    hand = await worker(store)
+    claim = waiting(store, hand, 1)
+    await blocked(client)
+    await client.script_flush()
+    await push(store, entry("a"))
+    assert (await claim).jobs == [b"a"]

@@ -149,28 +149,48 @@ class RedisBackend:
     async def exchange(
         self, worker: str, n: int, settlements: Sequence[Settlement], queues: Sequence[str], limit: int
     ) -> Exchanged:
-        keys = (self._worker(worker), *self._keys_of(tuple(queues)))
+        keys = self._exchange_keys(worker, queues)
         plan, outcomes = _settlements(settlements)
-        header, jobs = await self._run(
-            SCRIPTS["exchange"], keys, self._prefix, worker, n, self.time_shift_s, limit, plan, *outcomes
+        return _exchanged(
+            await self._run(SCRIPTS["exchange"], keys, self._prefix, worker, n, self.time_shift_s, limit, plan, *outcomes)
         )
-        kept, more, next_due_s = header.split(b"|")
-        return Exchanged([bit == 49 for bit in kept], jobs, more == b"1", float(next_due_s) if next_due_s else None)
+
+    async def claim_when_ready(self, worker: str, n: int, queues: Sequence[str], limit: int, timeout_s: float) -> Exchanged:
+        """`wait`, then `exchange` without settlements as the call *n*, on the server's side.
+
+        A job that comes to an idle worker waits for one reply then, not for two. A later call of the worker may be made
+        meanwhile and passes this one, which then raises StaleCall and claims nothing.
+        """
+        due_s = await self._due_in_s(queues)
+        if timeout_s <= 0 or (due_s is not None and due_s <= 0):
+            return await self.exchange(worker, n, (), queues, limit)
+        bound_s, command = self._blocking(queues, timeout_s, due_s)
+        keys = self._exchange_keys(worker, queues)
+        call = (self._prefix, worker, n, self.time_shift_s, limit, _encode(()))
+        return _exchanged(await self._links.block_and_run(bound_s, command, SCRIPTS["exchange"], keys, *call))
 
     async def wait(self, queues: Sequence[str], timeout_s: float) -> bool:
         if not queues:
             await asyncio.sleep(max(timeout_s, 0.0))
             return False
-        state = (await self._run(SCRIPTS["wait"], self._keys_of(tuple(queues)), self.time_shift_s)).decode()
-        if not state:
+        due_s = await self._due_in_s(queues)
+        if due_s is not None and due_s <= 0:
             return True
-        due_s = None if state == "-" else float(state)
         if timeout_s <= 0:
             return False
-        bound_s = max(timeout_s if due_s is None else min(timeout_s, due_s), 0.001)  # 0 would block for ever
-        wake_keys = [self._key("wake", queue) for queue in queues]
-        marker = await self._links.block(bound_s, "BLPOP", *wake_keys, f"{bound_s:.6f}")
+        bound_s, command = self._blocking(queues, timeout_s, due_s)
+        marker = await self._links.block(bound_s, *command)
         return marker is not None or (due_s is not None and due_s <= timeout_s)
+
+    async def _due_in_s(self, queues: Sequence[str]) -> float | None:
+        """Seconds until the first delayed job of *queues* is due, 0 if one is ready or due now, None if there is none."""
+        state = (await self._run(SCRIPTS["wait"], self._keys_of(tuple(queues)), self.time_shift_s)).decode()
+        return 0.0 if not state else None if state == "-" else float(state)
+
+    def _blocking(self, queues: Sequence[str], timeout_s: float, due_s: float | None) -> tuple[float, tuple[str, ...]]:
+        """How long to block for a wake-up, and the command."""
+        bound_s = max(timeout_s if due_s is None else min(timeout_s, due_s), 0.001)  # 0 would block for ever
+        return bound_s, ("BLPOP", *(self._key("wake", queue) for queue in queues), f"{bound_s:.6f}")
 
     async def renew(self, lease: str) -> bool:
         moved: int = await self._run(SCRIPTS["renew"], self._lease(lease), self._prefix, lease)
@@ -207,9 +227,7 @@ class RedisBackend:
     # -- admin ----------------------------------------------------------------------------------------------------------
 
     async def stats(self) -> Stats:
-        running, *counts = await self._run(
-            SCRIPTS["stats"], (f"{self._prefix}queues", f"{self._prefix}leases"), self._prefix
-        )
+        running, *counts = await self._run(SCRIPTS["stats"], (f"{self._prefix}queues", f"{self._prefix}leases"), self._prefix)
         queues = [QueueStats(name.decode(), ready, delayed, dead) for name, ready, delayed, dead in sorted(counts)]
         return Stats(queues, running)
 
@@ -251,6 +269,9 @@ class RedisBackend:
 
     # -- inside ---------------------------------------------------------------------------------------------------------
 
+    def _exchange_keys(self, worker: str, queues: Sequence[str]) -> tuple[str, ...]:
+        return self._worker(worker), *self._keys_of(tuple(queues))
+
     def _key(self, kind: str, queue: str) -> str:
         return f"{self._prefix}{kind}:{queue}"
 
@@ -291,6 +312,13 @@ class RedisBackend:
 def partitions_key(namespace: str) -> str:
     """Of the app's number of partitions, if it has several."""
     return f"{{{namespace}}}:partitions"
+
+
+def _exchanged(reply: Any) -> Exchanged:
+    """The reply of exchange.lua."""
+    header, jobs = reply
+    kept, more, next_due_s = header.split(b"|")
+    return Exchanged([bit == 49 for bit in kept], jobs, more == b"1", float(next_due_s) if next_due_s else None)
 
 
 def _settlements(settlements: Sequence[Settlement]) -> tuple[bytes, list[bytes]]:

@@ -153,6 +153,19 @@ class Links:
         """The reply to a command that blocks for up to *timeout_s* seconds on the server, on a connection of its own."""
         return await self._ask(_pack(command), timeout_s + self.call_timeout_s)
 
+    async def block_and_run(
+        self, timeout_s: float, command: tuple[Argument, ...], script: Script, keys: tuple[str, ...], *arguments: Argument
+    ) -> Any:
+        """The reply of *script*, which the server runs as soon as *command*, which blocks for up to *timeout_s*, has ended.
+
+        It lies there behind the blocked command: no round trip is lost between the two.
+        """
+        packed = _pack(command) + _pack(("EVALSHA", script.sha, len(keys), *keys, *arguments))
+        try:
+            return await self._ask(packed, timeout_s + self.call_timeout_s, commands=2)
+        except refusals.NoScriptError:
+            return await self.run(script, keys, *arguments)
+
     def sockets(self) -> list[int]:
         """Descriptors of all connections."""
         return [fd for wire in (*self._idle, *self._lent) for fd in socket_of(wire.transport)]
@@ -172,13 +185,13 @@ class Links:
         """Further nodes of the cluster, to be asked when the one in use does not answer."""
         self._nodes += [node for node in nodes if node not in self._nodes]
 
-    async def _ask(self, packed: bytes, timeout_s: float, moves: int = 0) -> Any:
+    async def _ask(self, packed: bytes, timeout_s: float, *, commands: int = 1, moves: int = 0) -> Any:
         self._check_loop()
         connection = self._idle.pop() if self._idle else self._new()
         self._lent.add(connection)
         try:
             async with asyncio.timeout(timeout_s):
-                reply = await connection.ask(packed)
+                reply = await connection.ask(packed, commands)
         except refusals.ResponseError as error:  # a complete reply: the connection is in order
             self._lent.discard(connection)
             if isinstance(error, refusals.NoScriptError):
@@ -187,7 +200,7 @@ class Links:
             if isinstance(error, refusals.MovedError) and moves < MOST_MOVES:
                 connection.drop()
                 self._turn_to(error.host, error.port)
-                return await self._ask(packed, timeout_s, moves + 1)
+                return await self._ask(packed, timeout_s, commands=commands, moves=moves + 1)
             found = translate(error, self.shown)
             if isinstance(found, StoreUnavailable):  # it may have become a replica, or lost its cluster: ask anew who it is
                 connection.drop()

@@ -24,6 +24,7 @@ class Wire(asyncio.Protocol):
         self._streams: Any = None  # kept: a stream writer that goes closes its transport
         self._transport: asyncio.Transport | None = None
         self._reply: asyncio.Future[Any] | None = None
+        self._due = 0  # replies to come before that one
         self._lost = False
         self._reader: Any = hiredis.Reader(
             protocolError=refusals.InvalidResponse, replyError=opener._parser.parse_error, notEnoughData=_MORE
@@ -39,13 +40,17 @@ class Wire(asyncio.Protocol):
         """None before the first call."""
         return self._transport
 
-    async def ask(self, packed: bytes) -> Any:
-        """The reply to one command. Raises redis-py's errors; after any but its ResponseError the wire must be dropped."""
+    async def ask(self, packed: bytes, commands: int = 1) -> Any:
+        """The reply to the last of so many *commands*; what the others reply is left out, also if it is an error.
+
+        Raises redis-py's errors; after any but its ResponseError the wire must be dropped.
+        """
         if self._transport is None:
             self._transport = await self._open()
         if self._lost:
             raise refusals.ConnectionError("the server has closed the connection")
         reply = self._reply = asyncio.get_running_loop().create_future()
+        self._due = commands - 1
         self._transport.write(packed)
         answer = await reply
         if isinstance(answer, refusals.RedisError):
@@ -76,6 +81,9 @@ class Wire(asyncio.Protocol):
         try:
             self._reader.feed(data)
             answer = self._reader.gets()
+            while self._due and answer is not _MORE:
+                self._due -= 1
+                answer = self._reader.gets()
         except refusals.RedisError as error:  # no Redis speaks there
             self._end(error)
             self.drop()
