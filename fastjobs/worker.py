@@ -27,15 +27,13 @@ from fastjobs.options import QueueOptions, WorkerOptions
 from fastjobs.registry import Registry
 from fastjobs.runners import Item, Runners, Ticking
 from fastjobs.slots import Slot, State, Word
+from fastjobs.wakeup import IDLE_WAIT_S, WakeUp
 
 log = logging.getLogger("fastjobs.worker")
 
 T = TypeVar("T")
 
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
-
-IDLE_WAIT_S: Final = 2.0
-"""Longest wait for a wake-up: an idle worker asks the store at least this often (8 of them: 12 calls a second on Redis)."""
 
 FLUSH_S: Final = 0.005
 """Ended claims wait at most so long for a claim to ride on."""
@@ -66,16 +64,6 @@ class App(Protocol):
 @contextlib.asynccontextmanager
 async def _no_lifespan() -> AsyncIterator[None]:
     yield None
-
-
-Woken = tuple[int, Exchanged]
-"""The number of a call that waited and claimed, and its answer."""
-
-
-class ClaimWhenReady(Protocol):
-    """What a store has that can wait and claim in one call. See `RedisBackend.claim_when_ready`."""
-
-    async def __call__(self, worker: str, n: int, queues: Sequence[str], limit: int, timeout_s: float, /) -> Exchanged: ...
 
 
 class Worker:
@@ -113,15 +101,14 @@ class Worker:
             unknown_is_dead=options.unknown == "dead",
             log_jobs=options.log_jobs,
         )
-        self._claim_when_ready: ClaimWhenReady | None = getattr(backend, "claim_when_ready", None)
         self._pace = Pace(2 * options.batch)
         self._changed = asyncio.Event()
+        self._wake_up = WakeUp(backend, self._queues, self._changed.set)  # under way: the store had nothing more
         self._runners = Runners(self._execution, slot, self._pace, self._changed.set)
         self._n = 0
         self._claims: dict[int, OpenClaim] = {}
         self._lone = False  # a suspect is in the runners' hands
         self._parked: list[Item] | None = None  # ready jobs held back while the store is out of reach
-        self._dry: asyncio.Task[Woken | None] | None = None  # waits for a wake-up: the store had nothing more
         self._over_since = 0.0  # clock.monotonic, when the first ended claim began to wait; 0: none waits
         self._registered = True  # under `_id`; `run` sees to the first time
         self._out_of_reach = False  # the store, at the end: nobody can be told any more
@@ -206,9 +193,7 @@ class Worker:
                         "the store cannot be reached at the end; what this worker holds is left to maintenance: %s", error
                     )
         finally:
-            if self._dry is not None:
-                self._dry.cancel()
-                await asyncio.wait([self._dry])
+            await self._wake_up.cancel()
 
     async def _feed_once(self) -> None:
         """One exchange if there is reason for one, otherwise sleep until there may be."""
@@ -223,14 +208,14 @@ class Worker:
             await asyncio.sleep(0)  # these begin before the store is asked for more
         limit = self._appetite()
         now = clock.monotonic()
-        claiming = limit if self._dry is None or now >= self._due_at else 0
+        claiming = limit if not self._wake_up.is_under_way or now >= self._due_at else 0
         settlements = self._settlements(now, riding=claiming > 0)
         if not claiming and not settlements:
             waits = (self._next_settlement_s(now), self._due_at - now if limit else None)
             await self._sleep(min((wait for wait in waits if wait is not None and wait < IDLE_WAIT_S), default=None))
             return
         answer = await self._exchange(settlements, limit)
-        if limit and not answer.jobs and self._dry is None:
+        if limit and not answer.jobs and not self._wake_up.is_under_way:
             self._wait_for_store(answer.next_due_s, limit)
         elif 0 < len(answer.jobs) < limit and not self._draining:  # no backlog: let these begin before asking for more
             await asyncio.sleep(0)
@@ -254,41 +239,24 @@ class Worker:
         return self.options.max_jobs - self._words[Word.CLAIMED] + self._words[Word.RELEASED]
 
     def _wait_for_store(self, next_due_s: float | None, limit: int) -> None:
-        """Wait for a wake-up, and where the store can do that at its side, for up to *limit* jobs with it."""
-        timeout_s = IDLE_WAIT_S if next_due_s is None else min(IDLE_WAIT_S, max(next_due_s, 0.001))
-        n = 0
-        if self._claim_when_ready is not None:
+        # Not while jobs run: a handler that holds the loop would keep what came meanwhile from other workers.
+        if self._wake_up.claims and not self._runners.busy:
             n = self._next_n()
             self._publish(n)
-        self._dry = asyncio.create_task(self._wake_up(timeout_s, n, limit), name="fastjobs-wait")
-        self._dry.add_done_callback(lambda _: self._changed.set())
-
-    async def _wake_up(self, timeout_s: float, n: int, limit: int) -> Woken | None:
-        try:
-            if self._claim_when_ready is None:
-                await self.backend.wait(self._queues, timeout_s)
-                return None
-            return n, await self._claim_when_ready(self._id, n, self._queues, limit, timeout_s)
-        except StaleCall:  # a later call has passed it: a wake-up and no more
-            return None
-        except BackendError:  # the next exchange will tell what is wrong; until then do not spin
-            # Should the claim have been made and its reply be lost, maintenance finds it: no worker knows of it.
-            await asyncio.sleep(min(timeout_s, 0.2))
-            return None
+            self._wake_up.start(next_due_s, self._id, n, limit)
+        else:
+            self._wake_up.start(next_due_s, self._id)
 
     def _take_what_woke(self) -> bool:
         """If the wait has ended: take in the jobs that it may have brought. Whether there were any."""
-        if self._dry is None or not self._dry.done():
+        woken = self._wake_up.take()
+        if woken is None or woken.answer is None:
             return False
-        found, self._dry = self._dry.result(), None
-        if found is None:
-            return False
-        n, answer = found
-        self._note_due(answer)
-        if answer.jobs:
-            self._take_in(n, answer.jobs)
+        self._note_due(woken.answer)
+        if woken.answer.jobs:
+            self._take_in(woken.n, woken.answer.jobs)
         self._publish(0)
-        return bool(answer.jobs)
+        return bool(woken.answer.jobs)
 
     def _note_due(self, answer: Exchanged) -> None:
         next_due_s = answer.next_due_s
