@@ -204,12 +204,16 @@ class Worker:
         if self._runners.stalled:
             self._release(self._runners.take_back())
         self._care_for_suspects()
-        if self._take_what_woke():
+        woken = self._take_what_woke()
+        if woken is not None and woken.jobs:
             await asyncio.sleep(0)  # these begin before the store is asked for more
         limit = self._appetite()
         now = clock.monotonic()
         claiming = limit if not self._wake_up.is_under_way or now >= self._due_at else 0
         settlements = self._settlements(now, riding=claiming > 0)
+        if claiming and not settlements and woken is not None and not woken.jobs:  # the store has just said that it has nothing
+            self._wait_for_store(woken.next_due_s, limit)
+            return
         if not claiming and not settlements:
             waits = (self._next_settlement_s(now), self._due_at - now if limit else None)
             await self._sleep(min((wait for wait in waits if wait is not None and wait < IDLE_WAIT_S), default=None))
@@ -247,16 +251,16 @@ class Worker:
         else:
             self._wake_up.start(next_due_s, self._id)
 
-    def _take_what_woke(self) -> bool:
-        """If the wait has ended: take in the jobs that it may have brought. Whether there were any."""
+    def _take_what_woke(self) -> Exchanged | None:
+        """If the wait has ended with a claim: take in its jobs. Returns the store's answer."""
         woken = self._wake_up.take()
         if woken is None or woken.answer is None:
-            return False
+            return None
         self._note_due(woken.answer)
         if woken.answer.jobs:
             self._take_in(woken.n, woken.answer.jobs)
         self._publish(0)
-        return bool(woken.answer.jobs)
+        return woken.answer
 
     def _note_due(self, answer: Exchanged) -> None:
         next_due_s = answer.next_due_s

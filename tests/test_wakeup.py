@@ -103,3 +103,18 @@ async def test_a_wait_whose_reply_is_lost_is_only_a_wait(store: ClaimingBackend,
         await work.enqueue(1)
         await until(lambda: ran == [1])
     assert await left(store) == 0
+
+
+async def test_an_idle_worker_asks_by_its_waits_alone(
+    store: ClaimingBackend, jobs: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastjobs.wakeup.IDLE_WAIT_S", 0.01)
+
+    @jobs.job
+    async def work() -> None: ...
+
+    async with at_work(jobs, store):
+        await store.until(lambda: len(store.named("claim_when_ready")) > 3)
+        exchanges = len(store.named("exchange"))
+        await store.until(lambda: len(store.named("claim_when_ready")) > 10)
+        assert len(store.named("exchange")) == exchanges

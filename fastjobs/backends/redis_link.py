@@ -120,7 +120,10 @@ class Links:
                 health_check_interval=0,
                 protocol=2,
             )
-            self._new()  # it opens nothing, but refuses options that there are not
+            first = self._source.connection_class(**self._source.connection_kwargs)  # refuses options that there are not
+            if (driver := getattr(first, "driver_info", None)) is not None:
+                # Each would look up redis-py's version for itself, in its files: 0.4 ms.
+                self._source.connection_kwargs["driver_info"] = driver
         except (ValueError, TypeError) as error:
             words = re.sub(r"^.*unexpected keyword argument", "no such option:", str(error).replace(url, self.shown))
             raise ConfigError(f"{self.shown!r} is no Redis URL: {words}") from None
