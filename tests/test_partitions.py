@@ -102,6 +102,22 @@ async def test_a_lost_claim_is_found_again_by_its_repeat(whole: PartitionedBacke
     assert (await whole.stats()).running == 1  # b
 
 
+async def test_the_repeat_of_a_lost_claim_does_not_follow_a_ring_from_elsewhere(
+    whole: PartitionedBackend, parts: list[FaultyBackend]
+) -> None:
+    hand = await worker(whole)
+    whole._at = 0
+    await push(parts[0], entry("a"))
+    parts[0].fail("exchange", lose_reply=True)
+    with pytest.raises(StoreUnavailable):
+        await whole.exchange(hand.id, 1, [], ["q"], 10)
+    await push(parts[1], entry("b"))
+    assert await whole.wait(["q"], 1.0)
+    assert (await whole.exchange(hand.id, 1, [], ["q"], 10)).jobs == [b"a"]
+    assert (await whole.exchange(hand.id, 2, [Settlement(1)], ["q"], 10)).jobs == [b"b"]
+    assert await whole.workers("here") == {hand.id: [2]}
+
+
 async def test_claims_of_all_partitions_are_settled_in_one_exchange(
     whole: PartitionedBackend, parts: list[FaultyBackend]
 ) -> None:

@@ -19,7 +19,7 @@ from redis import exceptions as refusals
 
 from fastjobs.backends import redis as backend_module
 from fastjobs.backends.redis import RedisBackend
-from fastjobs.backends.redis_link import Script, translate
+from fastjobs.backends.redis_link import Links, Script, translate
 from fastjobs.errors import BackendError, ConfigError, StaleCall, StoreUnavailable, WorkerGone
 from fastjobs.model import Entry, Settlement
 from tests.contract.kit import (
@@ -485,6 +485,12 @@ async def test_nothing_is_left_of_a_whole_life_but_names_and_a_producers_record(
     assert left.pop(b"queues") == -1
     assert {key.partition(b":")[0] for key in left} == {b"producer"}
     assert all(0 < seconds <= 600 for seconds in left.values())
+
+
+def test_connections_share_what_redis_py_reads_of_itself_from_its_files() -> None:
+    links = Links("redis://h/0", 5.0, 30.0)
+    first, second = (links._new()._opener for _ in range(2))
+    assert first.driver_info is second.driver_info
 
 
 # -- waiting and claiming in one call -----------------------------------------------------------------------------------------

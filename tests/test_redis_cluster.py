@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -174,6 +176,35 @@ async def test_a_failover_loses_nothing_that_was_copied(connect: Connect, namesp
         assert Counter(ran) == Counter(name for seq in range(12) for name in numbered(10, str(seq)))
     finally:
         cluster.stop()
+
+
+async def test_a_node_that_has_lost_its_cluster_is_passed_over(cluster: RedisCluster, connect: Connect, namespace: str) -> None:
+    async def cut_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while commands := (await reader.read(4096)).count(b"*"):
+            writer.write(b"-CLUSTERDOWN The cluster is down\r\n" * commands)
+        writer.close()
+
+    node = await asyncio.start_server(cut_off, "127.0.0.1", 0)
+    try:
+        port = node.sockets[0].getsockname()[1]
+        store = connect(f"redis://127.0.0.1:{port},{cluster.nodes[0].address}/0?namespace={namespace}")
+        with pytest.raises(StoreUnavailable, match="cluster is down"):
+            await store.open()
+        await push(store, entry("a"))
+        assert await drained(store) == ["a"]
+        await store.close()
+    finally:
+        node.close()
+
+
+async def test_a_measurement_runs_over_partitions_and_leaves_no_key(cluster: RedisCluster) -> None:
+    command = (sys.executable, "-m", "fastjobs", "bench", "--backend", f"{cluster.url}?partitions=3", "--scenario", "noop")
+    process = await asyncio.create_subprocess_exec(*command, "--jobs", "500", "--json", stdout=asyncio.subprocess.PIPE)
+    said, _ = await process.communicate()
+    (found,) = json.loads(said)["results"]
+    assert found["jobs"] == 500
+    assert found["store_drain_cpu_us"] is not None
+    assert [primary.command("KEYS", "*fastjobs_bench*") for primary in cluster.primaries] == ["0", "0", "0"]
 
 
 # -- what is refused ----------------------------------------------------------------------------------------------------------

@@ -83,7 +83,8 @@ def split_hosts(url: str) -> tuple[str, list[tuple[str, int]]]:
     head, separator, rest = url.partition("://")
     if head == "unix":
         return url, []
-    address, tail = rest[: (end := re.search(r"[/?#]|$", rest).start())], rest[end:]  # type: ignore[union-attr]  # $ matches
+    address = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    tail = rest[len(address) :]
     user, at, hosts = address.rpartition("@")
     found = []
     for host in hosts.split(","):
