@@ -22,6 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from tests.servers.ports import free_port
+
 START_LIMIT_S = 20.0
 
 _BINARIES = {
@@ -54,7 +56,7 @@ class RedisServer:
         self._settings = {"save": "", "appendonly": "yes" if appendonly else "no", "appendfsync": "everysec", **settings}
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._port = 0
+        self._port = self._bus_port = 0
 
     @property
     def url(self) -> str:
@@ -86,7 +88,7 @@ class RedisServer:
     @property
     def bus_port(self) -> str:
         """Where a node of a cluster hears of others."""
-        return self._settings["cluster-port"]
+        return str(self._bus_port)
 
     def command(self, *words: str) -> str:
         """The reply to one command. RuntimeError if it is refused."""
@@ -108,10 +110,11 @@ class RedisServer:
             self._directory = Path(tempfile.mkdtemp(prefix="fjr-", dir="/tmp"))
             atexit.register(self.stop)
         for _ in range(10):
-            self._port = self._port or _free_port()
+            self._port = self._port or free_port()
+            self._bus_port = self._bus_port or free_port()
             if self._launch():
                 return self
-            self._port = 0  # somebody else took it in between
+            self._port = self._bus_port = 0  # somebody else took one in between
         raise RuntimeError(f"{self._bin.name} did not start: {self._log.read_text(errors='replace')[-2000:]}")
 
     def kill(self) -> None:
@@ -153,8 +156,10 @@ class RedisServer:
     def _launch(self) -> bool:
         """Start the program and wait until it answers; False if its port was taken."""
         command = [str(self._bin), "--port", str(self._port), "--bind", "127.0.0.1", "--unixsocket", str(self._socket)]
-        for name, value in {"dir": str(self._home), **self._settings}.items():
+        bus = {"cluster-port": self.bus_port} if "cluster-enabled" in self._settings else {}
+        for name, value in {"dir": str(self._home), **bus, **self._settings}.items():
             command += [f"--{name}", value]
+        told = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._home, preexec_fn=_end_with_parent()
@@ -162,7 +167,7 @@ class RedisServer:
         deadline = time.monotonic() + START_LIMIT_S
         while not self._answers():
             if process.poll() is not None:
-                if b"in use" in self._log.read_bytes():
+                if b"in use" in self._log.read_bytes()[told:]:
                     return False
                 raise RuntimeError(f"{self._bin.name} ended: {self._log.read_text(errors='replace')[-2000:]}")
             if time.monotonic() > deadline:
@@ -200,9 +205,7 @@ class RedisCluster:
     def __init__(self, primaries: int = 3, replicas: int = 0, **settings: str) -> None:
         self._primaries = primaries
         options = {"cluster-enabled": "yes", "cluster-node-timeout": "2000", **settings}
-        self.nodes = [
-            RedisServer("valkey", **{**options, "cluster-port": str(_free_port())}) for _ in range(primaries * (1 + replicas))
-        ]
+        self.nodes = [RedisServer("valkey", **options) for _ in range(primaries * (1 + replicas))]
 
     @property
     def url(self) -> str:
@@ -243,12 +246,6 @@ class RedisCluster:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"no cluster came to be: {self.nodes[0].command('CLUSTER', 'NODES')}")
             time.sleep(0.02)  # gossip; there is nothing to wait on
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _end_with_parent() -> Callable[[], None] | None:
