@@ -1,10 +1,10 @@
-"""How a worker that found nothing in the store waits: to be woken, or where the store can do that, for the jobs themselves."""
+"""How a worker that found nothing in the store waits: for the next jobs themselves, or while it runs some, to be woken."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from fastjobs.backends.base import Backend
 from fastjobs.errors import BackendError, StaleCall
@@ -17,20 +17,18 @@ PAUSE_S: Final = 0.2
 """After a wait that the store has refused or could not answer; the next exchange will tell what is wrong."""
 
 
-class ClaimWhenReady(Protocol):
-    """What a store has that can wait and claim in one call. See `RedisBackend.claim_when_ready`."""
-
-    async def __call__(self, worker: str, n: int, queues: Sequence[str], limit: int, timeout_s: float, /) -> Exchanged: ...
-
-
 class Woken:
-    """What a wait has brought: the number of its call and the answer, or nothing but the end of the wait."""
+    """What a wait has brought: the number of its call and the answer, or nothing but the end of the wait.
 
-    __slots__ = ("answer", "n")
+    *lost*: the call may have been made, and its reply did not come.
+    """
 
-    def __init__(self, n: int, answer: Exchanged | None) -> None:
+    __slots__ = ("answer", "lost", "n")
+
+    def __init__(self, n: int, answer: Exchanged | None, *, lost: bool = False) -> None:
         self.n = n
         self.answer = answer
+        self.lost = lost
 
 
 class WakeUp:
@@ -41,12 +39,6 @@ class WakeUp:
         self._queues = queues
         self._on_end = on_end
         self._task: asyncio.Task[Woken] | None = None
-        self._claim: ClaimWhenReady | None = getattr(backend, "claim_when_ready", None)
-
-    @property
-    def claims(self) -> bool:
-        """Whether the store can claim at the end of a wait."""
-        return self._claim is not None
 
     @property
     def is_under_way(self) -> bool:
@@ -74,12 +66,12 @@ class WakeUp:
 
     async def _wait(self, timeout_s: float, worker: str, n: int, limit: int) -> Woken:
         try:
-            if n and self._claim is not None:
-                return Woken(n, await self._claim(worker, n, self._queues, limit, timeout_s))
+            if n:
+                return Woken(n, await self._backend.claim_when_ready(worker, n, self._queues, limit, timeout_s))
             await self._backend.wait(self._queues, timeout_s)
         except StaleCall:  # a later call has passed it: a wake-up and no more
             pass
         except BackendError:
-            # Should the claim have been made and its reply be lost, maintenance finds it: no worker knows of it.
             await asyncio.sleep(min(timeout_s, PAUSE_S))
+            return Woken(n, None, lost=n > 0)
         return Woken(n, None)

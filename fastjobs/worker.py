@@ -204,7 +204,7 @@ class Worker:
         if self._runners.stalled:
             self._release(self._runners.take_back())
         self._care_for_suspects()
-        woken = self._take_what_woke()
+        woken = await self._take_what_woke()
         if woken is not None and woken.jobs:
             await asyncio.sleep(0)  # these begin before the store is asked for more
         limit = self._appetite()
@@ -244,17 +244,21 @@ class Worker:
 
     def _wait_for_store(self, next_due_s: float | None, limit: int) -> None:
         # Not while jobs run: a handler that holds the loop would keep what came meanwhile from other workers.
-        if self._wake_up.claims and not self._runners.busy:
+        if self._runners.busy:
+            self._wake_up.start(next_due_s, self._id)
+        else:
             n = self._next_n()
             self._publish(n)
             self._wake_up.start(next_due_s, self._id, n, limit)
-        else:
-            self._wake_up.start(next_due_s, self._id)
 
-    def _take_what_woke(self) -> Exchanged | None:
+    async def _take_what_woke(self) -> Exchanged | None:
         """If the wait has ended with a claim: take in its jobs. Returns the store's answer."""
         woken = self._wake_up.take()
-        if woken is None or woken.answer is None:
+        if woken is None:
+            return None
+        if woken.answer is None:
+            if woken.lost and woken.n == self._n and not self._draining:  # no later call has passed it: its repeat can tell
+                return await self._exchange([], self._appetite(), woken.n)
             return None
         self._note_due(woken.answer)
         if woken.answer.jobs:
@@ -316,9 +320,9 @@ class Worker:
         self._n += 1
         return self._n
 
-    async def _exchange(self, settlements: list[Settlement], limit: int) -> Exchanged:
+    async def _exchange(self, settlements: list[Settlement], limit: int, repeated: int = 0) -> Exchanged:
         """One call: settle, claim, take in what came. Its number and claims stand in the slot before it is sent."""
-        n = self._next_n()
+        n = repeated or self._next_n()
         self._publish(n)
         answer = await self._patiently(lambda: self.backend.exchange(self._id, n, settlements, self._queues, limit))
         for settlement, kept in zip(settlements, answer.kept, strict=True):
@@ -468,7 +472,7 @@ class Worker:
         stopping = False
         while True:
             self._changed.clear()
-            self._take_what_woke()
+            await self._take_what_woke()
             self._release(runners.take_back())
             self._release(runners.suspects)
             runners.suspects.clear()

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from fastjobs.backends.base import Store
+from fastjobs.backends.base import Store, WaitsThenClaims
 from fastjobs.errors import BackendError, StoreUnavailable
 from fastjobs.model import Adopted, DeadLetter, Entry, Exchanged, Settlement, Stats
 
@@ -34,7 +34,7 @@ class Fault:
     reached: asyncio.Event = field(default_factory=asyncio.Event)  #: a call has been hit
 
 
-class FaultyBackend:
+class FaultyBackend(WaitsThenClaims):
     """*store*, with faults. Clones share them, and the record of calls."""
 
     def __init__(self, store: Store, shared: FaultyBackend | None = None) -> None:

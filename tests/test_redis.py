@@ -20,7 +20,7 @@ from redis import exceptions as refusals
 from fastjobs.backends import redis as backend_module
 from fastjobs.backends.redis import RedisBackend
 from fastjobs.backends.redis_link import Links, Script, translate
-from fastjobs.errors import BackendError, ConfigError, StaleCall, StoreUnavailable, WorkerGone
+from fastjobs.errors import BackendError, ConfigError, StoreUnavailable, WorkerGone
 from fastjobs.model import Entry, Settlement
 from tests.contract.kit import (
     HOUR,
@@ -516,32 +516,6 @@ async def test_a_claim_waits_for_its_job_at_the_server(store: RedisBackend, clie
     assert answer.jobs == [b"job-0", b"job-1"]
     assert await open_claims(store, hand.id) == [1]
     assert (await store.exchange(hand.id, 2, [Settlement(1)], ["q"], 0)).kept == [True]
-
-
-async def test_a_claim_that_waits_in_vain_ends_empty(store: RedisBackend) -> None:
-    hand = await worker(store)
-    assert (await waiting(store, hand, 1, 0.05)).jobs == []
-    assert await open_claims(store, hand.id) == []
-
-
-async def test_a_claim_of_what_is_there_or_falls_due_does_not_wait_for_more(store: RedisBackend) -> None:
-    hand = await worker(store)
-    await push(store, entry("now"))
-    assert (await waiting(store, hand, 1)).jobs == [b"now"]
-    await push(store, entry("soon", delay_s=0.1))
-    assert (await waiting(store, hand, 2)).jobs == [b"soon"]
-
-
-async def test_a_waiting_claim_that_a_later_call_has_passed_claims_nothing(store: RedisBackend, client: Any) -> None:
-    hand = await worker(store)
-    claim = waiting(store, hand, 1)
-    await blocked(client)
-    await store.exchange(hand.id, 2, [], ["q"], 0)
-    await push(store, entry("a"))
-    with pytest.raises(StaleCall):
-        await claim
-    assert await store.peek("q", 10) == [b"a"]
-    assert (await store.exchange(hand.id, 3, [], ["q"], 10)).jobs == [b"a"]
 
 
 async def test_a_waiting_claim_that_is_cancelled_claims_nothing(store: RedisBackend, client: Any) -> None:

@@ -1,4 +1,4 @@
-"""Waiting and claiming in one call, where the store can: only while nothing runs."""
+"""Waiting and claiming in one call: only while nothing runs."""
 
 from __future__ import annotations
 
@@ -18,23 +18,15 @@ from tests.working import at_work, left, until
 
 
 class ClaimingBackend(FaultyBackend):
-    """A store that can wait and claim in one call."""
+    """A store that waits and claims on its own side."""
 
     async def claim_when_ready(self, worker: str, n: int, queues: Sequence[str], limit: int, timeout_s: float) -> Exchanged:
         return await self._call("claim_when_ready", worker, n, queues, limit, timeout_s)
 
 
-class ClaimingMemory(MemoryBackend):
-    """What that does."""
-
-    async def claim_when_ready(self, worker: str, n: int, queues: Sequence[str], limit: int, timeout_s: float) -> Exchanged:
-        await self.wait(queues, timeout_s)
-        return await self.exchange(worker, n, (), queues, limit)
-
-
 @pytest.fixture
 def store() -> ClaimingBackend:
-    return ClaimingBackend(ClaimingMemory(MemoryStore()))
+    return ClaimingBackend(MemoryBackend(MemoryStore()))
 
 
 async def test_an_idle_worker_gets_its_next_job_with_the_wake_up(store: ClaimingBackend, jobs: JobQueue) -> None:
@@ -102,6 +94,25 @@ async def test_a_wait_whose_reply_is_lost_is_only_a_wait(store: ClaimingBackend,
         await store.until(lambda: len(store.named("claim_when_ready")) > 2)
         await work.enqueue(1)
         await until(lambda: ran == [1])
+    assert await left(store) == 0
+
+
+async def test_a_claim_whose_reply_is_lost_is_asked_for_again(store: ClaimingBackend, jobs: JobQueue) -> None:
+    ran: list[int] = []
+
+    @jobs.job
+    async def work(number: int) -> None:
+        ran.append(number)
+
+    lost = store.fail("claim_when_ready", lose_reply=True)
+    async with at_work(jobs, store) as crew:
+        await store.until(lambda: bool(store.named("claim_when_ready")))
+        await work.enqueue(1)
+        await lost.reached.wait()
+        await store.until(lambda: crew.count(Word.DONE) == 1)  # nobody else looks after claims here
+        repeat = next(call for call in store.named("exchange") if call.args[1] == store.named("claim_when_ready")[0].args[1])
+        assert not repeat.args[2], "nothing is settled by it"
+    assert ran == [1]
     assert await left(store) == 0
 
 

@@ -92,6 +92,14 @@ class Backend(Protocol):
         """
         ...
 
+    async def claim_when_ready(self, worker: str, n: int, queues: Sequence[str], limit: int, timeout_s: float) -> Exchanged:
+        """`wait`, whatever it returns, then `exchange` without settlements as the call *n*: what an idle worker asks.
+
+        A store that can do both on its own side spares a job one reply. A later call of the worker may be made meanwhile and
+        passes this one, which then raises StaleCall and has claimed nothing. Its repeat is an `exchange` of the same *n*.
+        """
+        ...
+
     async def renew(self, lease: str) -> bool:
         """Move the lease's counter on. False if the store knows no such lease: it has no workers, or all were given up.
 
@@ -131,6 +139,17 @@ class Backend(Protocol):
     async def housekeep(self) -> None:
         """The store's own chores: prune push records, vacuum. Every few seconds, by any maintenance; safe when several do."""
         ...
+
+
+class WaitsThenClaims:
+    """`Backend.claim_when_ready` in two calls, for stores that have no better way."""
+
+    async def claim_when_ready(
+        self: Backend, worker: str, n: int, queues: Sequence[str], limit: int, timeout_s: float
+    ) -> Exchanged:
+        """As `Backend.claim_when_ready`."""
+        await self.wait(queues, timeout_s)
+        return await self.exchange(worker, n, (), queues, limit)
 
 
 class BackendAdmin(Protocol):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from fastjobs import clock
+from fastjobs.backends.base import WaitsThenClaims
 from fastjobs.backends.memory_core import MemoryStore, Waiter, bundle
 from fastjobs.errors import BackendError
 from fastjobs.model import Adopted, DeadLetter, Entry, Exchanged, Settlement, Stats
@@ -37,7 +38,7 @@ async def wait_for_jobs(store: MemoryStore, queues: Sequence[str], timeout_s: fl
                 store.unwatch(waiter)
 
 
-class MemoryBackend:
+class MemoryBackend(WaitsThenClaims):
     """The memory store inside this process, for any of its threads and event loops. Its jobs end with the process."""
 
     def __init__(self, store: MemoryStore | None = None) -> None:

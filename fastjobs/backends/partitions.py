@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
-from fastjobs.backends.base import Store
+from fastjobs.backends.base import Store, WaitsThenClaims
 from fastjobs.errors import StaleCall, WorkerGone
 from fastjobs.model import Adopted, DeadLetter, Entry, Exchanged, Outcome, QueueStats, Settlement, Stats
 
@@ -42,7 +42,7 @@ class Course:
         self.settled: dict[int, Home] = {}  #: claim: where it was settled
 
 
-class PartitionedBackend:
+class PartitionedBackend(WaitsThenClaims):
     """*parts* as one store. *url* is what messages call it.
 
     *homes* is for `clone`: which partition each open claim came from, known to all clones of one process.
@@ -96,6 +96,8 @@ class PartitionedBackend:
         self, worker: str, n: int, settlements: Sequence[Settlement], queues: Sequence[str], limit: int
     ) -> Exchanged:
         homes, course = self._homes.setdefault(worker, {}), self._courses.get(worker)
+        if course is not None and n < course.n:  # the partitions that it would go to may not have heard of the later one
+            raise StaleCall(f"call {n} of worker {worker} was passed by a later one")
         if course is None or course.n != n:
             course = self._courses[worker] = Course(n)
         owed: dict[int, list[tuple[int, Settlement]]] = {}  # by partition: positions in *settlements*, and its part of each

@@ -17,6 +17,7 @@ from typing import Final
 import asyncpg
 
 from fastjobs import clock
+from fastjobs.backends.base import WaitsThenClaims
 from fastjobs.backends.postgres_admin import PostgresAdmin, columns
 from fastjobs.backends.postgres_bell import Bell, message
 from fastjobs.backends.postgres_chores import Chores
@@ -41,7 +42,7 @@ _GONE: Final = 3
 _HINTED_LISTS: Final = 64
 
 
-class PostgresBackend:
+class PostgresBackend(WaitsThenClaims):
     """`Store` on Postgres. The URL's ``schema=`` and ``pgbouncer=1`` are ours, the rest is asyncpg's.
 
     schema       where the tables live

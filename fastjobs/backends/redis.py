@@ -156,11 +156,7 @@ class RedisBackend:
         )
 
     async def claim_when_ready(self, worker: str, n: int, queues: Sequence[str], limit: int, timeout_s: float) -> Exchanged:
-        """`wait`, then `exchange` without settlements as the call *n*, on the server's side.
-
-        A job that comes to an idle worker waits for one reply then, not for two. A later call of the worker may be made
-        meanwhile and passes this one, which then raises StaleCall and claims nothing.
-        """
+        # On the server's side: a job that comes to an idle worker waits for one reply then, not for two.
         due_s = await self._due_in_s(queues)
         if timeout_s <= 0 or (due_s is not None and due_s <= 0):
             return await self.exchange(worker, n, (), queues, limit)

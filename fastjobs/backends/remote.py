@@ -11,6 +11,7 @@ import msgspec
 
 from fastjobs import errors
 from fastjobs.backends import frames
+from fastjobs.backends.base import WaitsThenClaims
 from fastjobs.backends.frames import Frames, Op, Status, encode, peer_uid
 from fastjobs.backends.memory_core import bundle
 from fastjobs.errors import BackendError, StoreUnavailable
@@ -150,7 +151,7 @@ def _anew(error: BackendError) -> BackendError:
     return type(error)(*error.args)
 
 
-class SocketBackend:
+class SocketBackend(WaitsThenClaims):
     """A broker's memory store. One connection, made on first use and again when it was lost; use it from one event loop.
 
     Its jobs live as long as the broker: after that every call raises BackendError, for good, once another broker serves the

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 
-from fastjobs.backends.base import Store
+from fastjobs.backends.base import Store, WaitsThenClaims
 from fastjobs.errors import BackendError
 from fastjobs.model import Adopted, DeadLetter, Entry, Exchanged, Kind, Outcome, QueueStats, Settlement, Stats
 
@@ -158,7 +158,7 @@ async def empty(store: Store) -> None:
     assert [queue for queue in stats.queues if queue.ready or queue.delayed or queue.dead] == []
 
 
-class LostReplies:
+class LostReplies(WaitsThenClaims):
     """A store whose every reply is lost the first time: the caller sees StoreUnavailable and repeats the call.
 
     Returns what the repeat returned; the reply that got lost must have been the same. Three admin calls report what they
