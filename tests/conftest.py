@@ -22,7 +22,7 @@ from fastjobs.backends.base import Store
 from tests.faults import FaultyBackend
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisCluster, RedisServer
-from tests.stores import KINDS, Place, Server, fresh_place
+from tests.stores import KINDS, EmptySchema, Place, Server, fresh_place
 from tests.working import fresh_store
 
 settings.register_profile(
@@ -155,3 +155,10 @@ async def any_store(place: Place) -> AsyncIterator[Store]:
 def store_url(place: Place) -> str:
     """A URL of the same store as `any_store`'s that other processes can use too."""
     return place.url()
+
+
+@pytest.fixture
+async def empty(postgres_server: Server) -> AsyncIterator[EmptySchema]:
+    place = EmptySchema(postgres_server)
+    yield place
+    await place.drop()

@@ -227,6 +227,32 @@ class PostgresPlace:
             await connection.close()
 
 
+class EmptySchema(PostgresPlace):
+    """A schema that is not there yet."""
+
+    @property
+    def schema(self) -> str:
+        return self._schema
+
+    def store(self, *, pgbouncer: bool = False, migrate: bool = True, url: str | None = None) -> PostgresBackend:
+        return PostgresBackend(url or self._server, schema=self._schema, pgbouncer=pgbouncer, migrate=migrate)
+
+    async def connect(self) -> asyncpg.Connection[asyncpg.Record]:
+        connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(self._server)
+        return connection
+
+    async def sql(self, *statements: str) -> list[asyncpg.Record]:
+        """The rows of the last statement; {} stands for the schema."""
+        connection = await self.connect()
+        try:
+            rows: list[asyncpg.Record] = []
+            for statement in statements:
+                rows = await connection.fetch(statement.replace("{}", f'"{self._schema}"'))
+            return rows
+        finally:
+            await connection.close()
+
+
 @asynccontextmanager
 async def fresh_place(kind: str, server: Callable[[str], Server]) -> AsyncIterator[Place]:
     """An empty store of *kind*, its schema in place; gone afterwards. *server* starts or finds the server of a kind."""

@@ -4,61 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import asyncpg
 import pytest
 
-from fastjobs.backends import postgres_bell
 from fastjobs.backends.postgres import PostgresBackend
-from fastjobs.backends.postgres_bell import RING_BURST, RING_EVERY_S, Bell
 from fastjobs.backends.postgres_hints import Hints, Pace
 from fastjobs.backends.postgres_schema import FUNCTIONS, MIGRATIONS, VERSION
 from fastjobs.backends.postgres_wire import parse_address
 from fastjobs.errors import BackendError, ConfigError, FastjobsError, SchemaError, StoreUnavailable
 from tests.contract.kit import HOUR, counts, entries, entry, numbered, push, worker
 from tests.servers.postgres import PostgresServer
-from tests.stores import PostgresPlace, Server
-
-
-class Empty(PostgresPlace):
-    """A schema that is not there yet."""
-
-    @property
-    def schema(self) -> str:
-        return self._schema
-
-    def store(self, *, pgbouncer: bool = False, migrate: bool = True, url: str | None = None) -> PostgresBackend:
-        return PostgresBackend(url or self._server, schema=self._schema, pgbouncer=pgbouncer, migrate=migrate)
-
-    async def connect(self) -> asyncpg.Connection[asyncpg.Record]:
-        connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(self._server)
-        return connection
-
-    async def sql(self, *statements: str) -> list[asyncpg.Record]:
-        """The rows of the last statement; {} stands for the schema."""
-        connection = await self.connect()
-        try:
-            rows: list[asyncpg.Record] = []
-            for statement in statements:
-                rows = await connection.fetch(statement.replace("{}", f'"{self._schema}"'))
-            return rows
-        finally:
-            await connection.close()
+from tests.stores import EmptySchema
 
 
 @pytest.fixture
-async def empty(postgres_server: Server) -> AsyncIterator[Empty]:
-    place = Empty(postgres_server)
-    yield place
-    await place.drop()
-
-
-@pytest.fixture
-async def store(empty: Empty) -> AsyncIterator[PostgresBackend]:
+async def store(empty: EmptySchema) -> AsyncIterator[PostgresBackend]:
     backend = empty.store()
     yield backend
     await backend.close()
@@ -67,14 +30,14 @@ async def store(empty: Empty) -> AsyncIterator[PostgresBackend]:
 # -- schema and versions ------------------------------------------------------------------------------------------------------
 
 
-async def test_opening_makes_the_schema_and_migrating_again_does_nothing(empty: Empty, store: PostgresBackend) -> None:
+async def test_opening_makes_the_schema_and_migrating_again_does_nothing(empty: EmptySchema, store: PostgresBackend) -> None:
     assert await store.migrate() == [*MIGRATIONS.values(), "functions"]
     assert await store.migrate() == []
     await store.open()
     assert [tuple(row) for row in await empty.sql("select version from {}.meta")] == [(VERSION,)]
 
 
-async def test_eight_processes_may_open_a_missing_schema_at_once(empty: Empty) -> None:
+async def test_eight_processes_may_open_a_missing_schema_at_once(empty: EmptySchema) -> None:
     stores = [empty.store() for _ in range(8)]
     await asyncio.gather(*(store.open() for store in stores))
     assert [row[0] for row in await empty.sql("select version from {}.meta")] == [VERSION]
@@ -82,14 +45,14 @@ async def test_eight_processes_may_open_a_missing_schema_at_once(empty: Empty) -
         await store.close()
 
 
-async def test_without_leave_to_migrate_a_missing_schema_is_an_error_that_says_what_to_run(empty: Empty) -> None:
+async def test_without_leave_to_migrate_a_missing_schema_is_an_error_that_says_what_to_run(empty: EmptySchema) -> None:
     with pytest.raises(SchemaError, match="is missing: run `fastjobs migrate`"):
         await empty.store(migrate=False).open()
 
 
 @pytest.mark.parametrize(("ahead", "refused"), [(0, False), (1, True)])
 async def test_a_newer_schema_is_refused_only_if_it_says_so(
-    empty: Empty, store: PostgresBackend, ahead: int, refused: bool
+    empty: EmptySchema, store: PostgresBackend, ahead: int, refused: bool
 ) -> None:
     await store.migrate()
     await empty.sql(f"update {{}}.meta set version = {VERSION + 7}, min_compatible = {VERSION + ahead}")
@@ -104,7 +67,7 @@ async def test_a_newer_schema_is_refused_only_if_it_says_so(
     assert (await empty.sql("select version from {}.meta"))[0][0] == VERSION + 7
 
 
-async def test_a_user_without_rights_is_told_and_one_who_owns_the_schema_needs_no_others(empty: Empty) -> None:
+async def test_a_user_without_rights_is_told_and_one_who_owns_the_schema_needs_no_others(empty: EmptySchema) -> None:
     role, rows = f"r{empty.schema}", await empty.sql("select current_user")
     url = empty._server.replace(f"//{rows[0][0]}@", f"//{role}@")
     await empty.sql(f"create role {role} login")
@@ -121,14 +84,14 @@ async def test_a_user_without_rights_is_told_and_one_who_owns_the_schema_needs_n
         await empty.sql("drop schema {} cascade", f"drop role {role}")
 
 
-async def test_a_schema_that_vanishes_is_an_error_that_says_so(empty: Empty, store: PostgresBackend) -> None:
+async def test_a_schema_that_vanishes_is_an_error_that_says_so(empty: EmptySchema, store: PostgresBackend) -> None:
     await store.open()
     await empty.drop()
     with pytest.raises(SchemaError, match="run `fastjobs migrate`"):
         await store.stats()
 
 
-async def test_settings_that_can_lose_jobs_are_warned_of(empty: Empty, store: PostgresBackend) -> None:
+async def test_settings_that_can_lose_jobs_are_warned_of(empty: EmptySchema, store: PostgresBackend) -> None:
     (fsync,) = (await empty.sql("show fsync"))[0]
     warnings = await store.open()
     assert [warning for warning in warnings if warning.startswith("fsync is off")] == warnings[: fsync == "off"]
@@ -162,7 +125,7 @@ def test_a_wrong_switch_and_another_scheme_are_refused() -> None:
         address("mysql://h/d")
 
 
-async def test_any_accepted_schema_name_works(empty: Empty) -> None:
+async def test_any_accepted_schema_name_works(empty: EmptySchema) -> None:
     empty._schema = f"Jobs-of_{empty.schema}"
     store = empty.store()
     await push(store, entry("a"))
@@ -199,7 +162,7 @@ def test_every_error_of_the_server_becomes_one_of_ours(kind: type[asyncpg.Postgr
 
 
 async def test_a_connection_cut_by_the_server_is_an_outage_and_the_same_call_can_be_repeated(
-    empty: Empty, store: PostgresBackend
+    empty: EmptySchema, store: PostgresBackend
 ) -> None:
     await push(store, *entries(["a", "b"]))
     hand = await worker(store)
@@ -226,7 +189,7 @@ async def test_what_the_server_refuses_is_a_backend_error_with_its_words(store: 
 # -- plans and hints -----------------------------------------------------------------------------------------------------------
 
 
-async def test_no_call_of_the_hot_path_reads_a_table_whole(empty: Empty, store: PostgresBackend) -> None:
+async def test_no_call_of_the_hot_path_reads_a_table_whole(empty: EmptySchema, store: PostgresBackend) -> None:
     await push(store, *entries(numbered(3000)), *entries(numbered(3000, "later"), delay_s=HOUR))
     await store.purge("q")
     # What misleads a planner most: statistics of tables that were empty just then.
@@ -261,7 +224,7 @@ async def test_no_call_of_the_hot_path_reads_a_table_whole(empty: Empty, store: 
     assert {row[0]: row[2] for row in scans if row[2] and row[2] > 200} == {}
 
 
-async def test_jobs_that_committed_behind_the_hints_are_found_by_a_sweep(empty: Empty, store: PostgresBackend) -> None:
+async def test_jobs_that_committed_behind_the_hints_are_found_by_a_sweep(empty: EmptySchema, store: PostgresBackend) -> None:
     hand = await worker(store)
     connection = await empty.connect()
     try:
@@ -315,7 +278,7 @@ def test_a_pace_leaves_quick_chores_alone_and_rests_after_slow_ones() -> None:
 
 
 async def test_a_new_backend_goes_on_from_saved_hints_and_still_finds_what_lies_behind(
-    empty: Empty, store: PostgresBackend
+    empty: EmptySchema, store: PostgresBackend
 ) -> None:
     await push(store, *entries(["a", "b", "c"]))
     await empty.sql("update {}.queue set hints = array_fill(1000000::bigint, array[10])")
@@ -337,7 +300,9 @@ async def test_a_claim_of_large_jobs_stays_within_its_bytes(store: PostgresBacke
 # -- transactions of the user's ------------------------------------------------------------------------------------------------
 
 
-async def test_jobs_enqueued_in_a_transaction_of_the_users_stand_and_fall_with_it(empty: Empty, store: PostgresBackend) -> None:
+async def test_jobs_enqueued_in_a_transaction_of_the_users_stand_and_fall_with_it(
+    empty: EmptySchema, store: PostgresBackend
+) -> None:
     connection = await empty.connect()
     try:
         undone = connection.transaction()
@@ -353,7 +318,7 @@ async def test_jobs_enqueued_in_a_transaction_of_the_users_stand_and_fall_with_i
     assert (await counts(store)).delayed == 1
 
 
-async def test_a_new_queue_in_an_open_transaction_holds_up_no_other_push(empty: Empty, store: PostgresBackend) -> None:
+async def test_a_new_queue_in_an_open_transaction_holds_up_no_other_push(empty: EmptySchema, store: PostgresBackend) -> None:
     connection = await empty.connect()
     try:
         async with connection.transaction():
@@ -364,7 +329,7 @@ async def test_a_new_queue_in_an_open_transaction_holds_up_no_other_push(empty: 
     assert (await counts(store, "new")).ready == 2
 
 
-async def test_an_error_in_the_users_transaction_is_one_of_ours(store: PostgresBackend, empty: Empty) -> None:
+async def test_an_error_in_the_users_transaction_is_one_of_ours(store: PostgresBackend, empty: EmptySchema) -> None:
     connection = await empty.connect()
     with pytest.raises(BackendError):
         async with connection.transaction():
@@ -372,78 +337,6 @@ async def test_an_error_in_the_users_transaction_is_one_of_ours(store: PostgresB
     await connection.close()
     with pytest.raises(StoreUnavailable):
         await store.push_in(connection, entries(["a"]))
-
-
-# -- poolers -------------------------------------------------------------------------------------------------------------------
-
-
-async def test_behind_pgbouncer_no_statement_is_prepared(empty: Empty) -> None:
-    prepared = {}
-    for switch in (False, True):
-        place = parse_address(empty.url(), schema=empty.schema, pgbouncer=switch, connect_timeout_s=5, call_timeout_s=5)
-        connection = await place.connect()
-        for _ in range(3):
-            await connection.fetchrow("select $1::int", 1)
-        row = await connection.fetchrow("select count(*) from pg_prepared_statements where statement like 'select $1%'")
-        assert row is not None
-        prepared[switch] = row[0]
-        await connection.close()
-    assert prepared == {False: 1, True: 0}
-
-
-async def test_behind_pgbouncer_a_wait_polls(empty: Empty, store: PostgresBackend) -> None:
-    waiter = empty.store(pgbouncer=True)
-    assert not await waiter.wait(["q"], 0.05)
-    wait = asyncio.create_task(waiter.wait(["q"], 30))
-    await push(store, entry("a"))
-    assert await wait
-    await waiter.close()
-
-
-class Pooler:
-    """Passes bytes on, but gives its clients process ids of its own, as poolers do."""
-
-    def __init__(self, server: str) -> None:
-        self._server = server
-        self.directory = tempfile.mkdtemp(prefix="fjpool-", dir="/tmp")
-        self._pumps: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> str:
-        self._listener = await asyncio.start_unix_server(self._serve, f"{self.directory}/.s.PGSQL.5432")
-        return self.directory
-
-    async def __aexit__(self, *error: object) -> None:
-        self._listener.close()
-        await asyncio.gather(*self._pumps)
-        Path(f"{self.directory}/.s.PGSQL.5432").unlink(missing_ok=True)
-        Path(self.directory).rmdir()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_unix_connection(f"{self._server}/.s.PGSQL.5432")
-        key = b"K\x00\x00\x00\x0c"  # BackendKeyData: process id, secret
-
-        async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-            while data := await source.read(1 << 16):
-                at = data.find(key) if source is server_reader else -1
-                if at >= 0:
-                    data = data[: at + 5] + b"\x00\x00\x00\x07" + data[at + 9 :]
-                target.write(data)
-            target.close()
-
-        for ends in ((reader, server_writer), (server_reader, writer)):
-            task = asyncio.create_task(pump(*ends))
-            self._pumps.add(task)
-
-
-async def test_a_pooler_that_was_not_named_is_found_and_treated_as_one(empty: Empty) -> None:
-    (directory,) = (await empty.sql("show unix_socket_directories"))[0]
-    async with Pooler(directory) as place:
-        store = empty.store(url=f"postgresql://postgres@/postgres?host={place}")
-        (warning,) = [warning for warning in await store.open() if "pooler" in warning]
-        assert "pgbouncer=1" in warning
-        await push(store, entry("a"))
-        assert await store.wait(["q"], 5)
-        await store.close()
 
 
 # -- crashes -------------------------------------------------------------------------------------------------------------------
@@ -478,37 +371,3 @@ async def test_every_sql_file_is_used() -> None:
     for path in directory.glob("*.sql"):
         assert path.stem in (*FUNCTIONS, *MIGRATIONS.values()) or f'"{path.stem}"' in sources, path.name
         assert path.read_text().startswith(f"-- {path.name}  "), path.name
-
-
-async def test_wake_ups_go_out_at_once_but_a_stream_of_them_is_paced(monkeypatch: pytest.MonkeyPatch) -> None:
-    address = parse_address("postgresql:///x", schema="s", pgbouncer=False, connect_timeout_s=1, call_timeout_s=1)
-    bell = Bell(address, "", lambda queues: None, lambda: None)
-    now, told = [1000.0], list[float]()
-
-    async def sleep(seconds: float) -> None:
-        now[0] += seconds
-
-    async def ring(times: int) -> list[float]:
-        """Ring again as soon as it was told, *times* in all; seconds from the first ring to each notification."""
-
-        async def notify() -> None:
-            told.append(now[0] - began)
-            bell._to_ring.clear()
-            if len(told) < times:
-                bell._to_ring.add("mail")
-
-        began = now[0]
-        told.clear()
-        monkeypatch.setattr(bell, "_notify", notify)
-        bell._to_ring.add("mail")
-        await bell._ring_on()
-        return told.copy()
-
-    monkeypatch.setattr(postgres_bell, "clock", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(postgres_bell.asyncio, "sleep", sleep)
-    paced = [max(0, number - RING_BURST + 1) * RING_EVERY_S for number in range(2 * RING_BURST)]
-    assert await ring(2 * RING_BURST) == pytest.approx(paced)
-    now[0] += RING_EVERY_S
-    assert await ring(2) == pytest.approx([0.0, RING_EVERY_S])  # nothing was saved up
-    now[0] += 3600
-    assert await ring(2 * RING_BURST) == pytest.approx(paced)  # however long the quiet was

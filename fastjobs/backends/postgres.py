@@ -78,7 +78,7 @@ class PostgresBackend(WaitsThenClaims):
         self._work = Lane(address)
         self._pushes = [Lane(address) for _ in range(PUSH_LANES)]
         self._leases = Lane(address)
-        self._bell = Bell(address, self._call("waiting", 3), self._known_hints, self._doubt)
+        self._bell = Bell(address, self._call("waiting", 3), self._known_hints, self._doubt, self._is_served_by)
         self._chores = Chores(Lane(address))
         self._admin = PostgresAdmin(Lane(address), self.open, self._bell.ring)
         self._hints: dict[tuple[str, ...], Hints] = {}
@@ -88,6 +88,7 @@ class PostgresBackend(WaitsThenClaims):
         self._told_more_at = 0.0
         self._exchange_sql = self._call("exchange", 23)
         self._push_sql = self._call("push", 7)
+        self._push_rung_sql = self._call("push_rung", 10).replace("select * from", "call", 1)
         self._push_mixed_sql = self._call("push_mixed", 9)
 
     def _call(self, function: str, arguments: int) -> str:
@@ -148,7 +149,10 @@ class PostgresBackend(WaitsThenClaims):
         head = (producer, seq, acked, self.time_shift_s)
         if all(e.queue == queue and e.priority == priority and _is_now(e) for e in entries):
             ready = {queue}
-            call = self._idlest().row(self._push_sql, *head, queue, priority, [entry.envelope for entry in entries])
+            arguments = (*head, queue, priority, [entry.envelope for entry in entries])
+            if (ring := self._bell.ride(ready)) is not None and await self._push_rung(ready, ring, arguments):
+                return
+            call = self._idlest().row(self._push_sql, *arguments)
         else:
             now = clock.wall() + self.time_shift_s  # the store's clock decides; this is about a hint
             ready = {e.queue for e in entries if (now + e.delay_s if e.run_at is None else e.run_at) <= now}
@@ -161,8 +165,24 @@ class PostgresBackend(WaitsThenClaims):
         if row[0]:
             self._bell.ring(ready)
 
+    async def _push_rung(self, ready: set[str], ring: str, arguments: tuple[object, ...]) -> bool:
+        """A push that sends the notification *ring*. False: it was refused, though perhaps only after the jobs were stored."""
+        try:
+            row = await self._idlest().row(self._push_rung_sql, *arguments, self._address.channel, ring, None)
+        except StoreUnavailable:
+            self._bell.ring(ready)  # it may have been done
+            raise
+        except BackendError:
+            return False
+        if row[0]:
+            self._bell.rang(ready)
+        return True
+
     def _idlest(self) -> Lane:
         return min(self._pushes, key=lambda lane: lane.calls)
+
+    def _is_served_by(self, pid: int) -> bool:
+        return any(lane.is_served_by(pid) for lane in self._pushes)
 
     async def push_in(self, connection: asyncpg.Connection[asyncpg.Record], entries: Sequence[Entry]) -> None:
         """Store *entries* inside the transaction the user has open on *connection*: they are accepted when that commits.

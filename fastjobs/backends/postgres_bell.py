@@ -56,11 +56,13 @@ class Bell:
         waiting_sql: str,
         hints: Callable[[tuple[str, ...]], list[int] | None],
         on_late: Callable[[], None],
+        is_ours: Callable[[int], bool],
     ) -> None:
         self._lane = Lane(address)
         self._waiting_sql = waiting_sql
         self._hints = hints
         self._on_late = on_late
+        self._is_ours = is_ours
         self._waiters: set[_Waiter] = set()
         self._rung: set[str] = set()
         self._listening: Connection | None = None
@@ -82,14 +84,31 @@ class Bell:
         if self._ringer is None or self._ringer.done():
             self._ringer = asyncio.create_task(self._ring_on())
 
+    def ride(self, queues: Collection[str]) -> str | None:
+        """The text of a notification that the push of jobs for *queues* is to send itself; None: not now, `ring` after it.
+
+        When it has been sent, `rang` is to be called.
+        """
+        due_at = self._next_ring_at()
+        if self._to_ring or not queues or due_at > clock.monotonic():
+            return None
+        self._ring_due_at = due_at
+        return message(queues)
+
+    def rang(self, queues: Collection[str]) -> None:
+        """All others were notified of *queues*: wake this object's waiters."""
+        self._wake(queues)
+
     async def _ring_on(self) -> None:
         """Notify at once; every 4 ms when the last 25 came faster than that."""
         while self._to_ring:
-            now = clock.monotonic()
-            self._ring_due_at = max(self._ring_due_at, now - RING_BURST * RING_EVERY_S) + RING_EVERY_S
-            if self._ring_due_at > now:
-                await asyncio.sleep(self._ring_due_at - now)
+            self._ring_due_at = self._next_ring_at()
+            if (due_in_s := self._ring_due_at - clock.monotonic()) > 0:
+                await asyncio.sleep(due_in_s)
             await self._notify()
+
+    def _next_ring_at(self) -> float:
+        return max(self._ring_due_at, clock.monotonic() - RING_BURST * RING_EVERY_S) + RING_EVERY_S
 
     async def _notify(self) -> None:
         text = message(self._to_ring)
@@ -108,8 +127,8 @@ class Bell:
 
     def _heard(self, connection: object, pid: int, channel: str, payload: object) -> None:
         """A notification has come in."""
-        if pid == self._own_pid:
-            return  # our own, and `ring` has woken us already
+        if pid == self._own_pid or self._is_ours(pid):
+            return  # our own, and has woken us already
         try:
             late, *names = msgspec.json.decode(str(payload))
             queues = {str(name) for name in names}

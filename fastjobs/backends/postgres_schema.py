@@ -27,7 +27,7 @@ MIN_COMPATIBLE: Final = 1
 # Stored functions, each in a file of its name; those called by others first. A migration that changes an argument list drops
 # the old form first, or leaves it standing for older workers.
 FUNCTIONS: Final = (
-    *("store_time", "gate", "place", "name_queues", "push_begin", "push", "push_mixed", "push_in"),
+    *("store_time", "gate", "place", "name_queues", "push_begin", "push", "push_rung", "push_mixed", "push_in"),
     *("register", "forget", "retire", "settle", "next_due", "promote", "any_ready", "saved_hints", "save_hints"),
     *("take", "sweep", "exchange", "adopt", "waiting", "dead_requeue", "purge"),
 )

@@ -141,6 +141,10 @@ class Lane:
         self._connection: Connection | None = None
         watch(self)
 
+    def is_served_by(self, pid: int) -> bool:
+        """Is *pid* the server's process at the other end?"""
+        return self._connection is not None and self._connection.get_server_pid() == pid
+
     def sockets(self) -> list[int]:
         """The descriptor of the connection, if there is one."""
         return socket_of(getattr(self._connection, "_transport", None))

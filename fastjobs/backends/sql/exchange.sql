@@ -33,11 +33,14 @@ declare
   v_now float8 := {schema}.store_time(p_shift_s);
   v_call tid;
   v_next float8;
+  v_part record;                    -- what a step returned: an assignment costs a third of a "select … into"
   v_after bigint[] := p_after;
   v_until bigint[] := p_until;
 begin
   perform set_config('synchronous_commit', 'off', true);
-  select g.status, g.call into status, v_call from {schema}.gate(p_worker, p_n) g;
+  v_part := {schema}.gate(p_worker, p_n);
+  status := v_part.status;
+  v_call := v_part.call;
   if status = 1 then
     select c.kept, c.more, c.next_due - v_now into kept, more, next_due_s from {schema}.call c where c.ctid = v_call;
     select c.jobs into jobs from {schema}.claim c where c.worker = p_worker and c.n = p_n;
@@ -52,7 +55,13 @@ begin
   end if;
   if p_limit > 0 then
     if p_promote then
-      select p.next, p.look_s into v_next, look_s from {schema}.promote(p_queues, v_now, greatest(p_limit, 1000)) p;
+      look_s := {schema}.store_time(0);
+      select min(head.due) into v_next from unnest(p_queues) q(name),
+        lateral (select l.due from {schema}.later l where l.queue = q.name order by l.due, l.seq limit 1) head;
+      look_s := {schema}.store_time(0) - look_s;
+      if v_next <= v_now then
+        v_next := {schema}.promote(p_queues, v_now, greatest(p_limit, 1000));
+      end if;
     end if;
     if p_after is null then
       v_after := {schema}.saved_hints(p_queues);
@@ -65,8 +74,11 @@ begin
       more := jobs is not null and {schema}.any_ready(p_queues, v_after);
     end if;
     if jobs is null then
-      select t.jobs, t.slots, t.seqs, t.more into jobs, slots, seqs, more
-      from {schema}.take(p_worker, p_n, p_queues, p_limit, v_after, null) t;
+      v_part := {schema}.take(p_worker, p_n, p_queues, p_limit, v_after, null);
+      jobs := v_part.jobs;
+      slots := v_part.slots;
+      seqs := v_part.seqs;
+      more := v_part.more;
     end if;
     if jobs is null and not p_sweep_first and p_window is not null then
       select w.jobs, w.sweep_s, w.until, w.window, w.jobs is not null into jobs, sweep_s, until, "window", more

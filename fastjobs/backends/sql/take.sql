@@ -18,8 +18,8 @@ create or replace function {schema}.take(
 declare
   -- A claim holds at most this much: of 1 MiB jobs, a batch of 1,000 would not even fit into one row.
   c_bytes constant bigint := 16 * 1024 * 1024;
+  c_few constant int := 16;
   v_after bigint[] := p_after;
-  v_has_urgent boolean := p_until is null and exists (select from {schema}.urgent u where u.queue = any(p_queues));
   v_slot record;
   v_places tid[];
   v_batch bytea[];
@@ -27,10 +27,7 @@ declare
   v_last bigint;
   v_left int := p_limit;
   v_bytes bigint := 0;
-  -- Only where jobs over 8 kB have been stored (their table has a size) can a batch be too large; a sum over each would cost 15 %.
-  v_large boolean := (
-    select sum(pg_relation_size(c.reltoastrelid)) > 0 from pg_class c
-    where c.oid in ('{schema}.ready'::regclass, '{schema}.urgent'::regclass));
+  v_large boolean := false;         -- is the claim's size to be watched?
 begin
   more := false;
   for v_slot in
@@ -46,7 +43,7 @@ begin
     from unnest(p_queues) q(name) cross join generate_series(0, 9) p(priority)
     cross join lateral (
       select u.seq from {schema}.urgent u where u.queue = q.name and u.priority = p.priority order by u.seq limit 1) head
-    where v_has_urgent
+    where p_until is null and exists (select from {schema}.urgent u where u.queue = any(p_queues))
     order by 2 desc, 3 desc, 4
   loop
     -- ctid = any(array), not a join: with an unknown limit a join becomes a hash join over the whole table
@@ -60,6 +57,15 @@ begin
         where r.queue = v_slot.queue and r.priority = v_slot.priority and r.seq >= v_slot.seq
           and r.seq <= coalesce(p_until[v_slot.place], 9223372036854775807)
         order by r.seq limit v_left for update skip locked);
+    end if;
+    -- Only many jobs, and only where some over 8 kB have been stored (their table has a size), can be too large; a sum over
+    -- each would cost 15 %.
+    if not v_large and p_limit - v_left + cardinality(v_places) > c_few then
+      select sum(pg_relation_size(c.reltoastrelid)) > 0 into v_large from pg_class c
+      where c.oid in ('{schema}.ready'::regclass, '{schema}.urgent'::regclass);
+      if v_large then
+        v_bytes := (select coalesce(sum(octet_length(b.job)), 0) from unnest(jobs) b(job));
+      end if;
     end if;
     if v_large then
       v_count := cardinality(v_places);
