@@ -151,7 +151,12 @@ def _compile_value(
                 payload.compare_value(args[0], arrived)
         return stored
 
-    return Compiled(True, bind, lambda data: payload.encode_checked(data, None), payload.read, payload.decode, execute)
+    def bind_into(make: Callable[[bytes], Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: make(bind(*args, **kwargs))
+
+    return Compiled(
+        True, bind, bind_into, lambda data: payload.encode_checked(data, None), payload.read, payload.decode, execute
+    )
 
 
 def _compile_function(
@@ -170,7 +175,7 @@ def _compile_function(
     }
     takes = tuple(traits)
     payload = _payload(name, place, codec, _arguments_type(name, place, stored, kinds), takes, traits)
-    bind = _binder(name, stored, payload, options.check)
+    bind_into = partial(_binder, name, stored, payload, options.check)
 
     def encode_data(data: Any) -> bytes:
         if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
@@ -179,7 +184,8 @@ def _compile_function(
 
     return Compiled(
         ctx is not None,
-        bind,
+        bind_into(None),
+        bind_into,
         encode_data,
         payload.read,
         payload.decode,
@@ -217,8 +223,13 @@ def _unused_prefix(names: set[str]) -> str:
     return next(p for p in ("_" * n for n in itertools.count(1)) if not any(name.startswith(p) for name in names))
 
 
-def _binder(name: str, stored: list[inspect.Parameter], payload: Payload, check: bool) -> Callable[..., bytes]:
-    """The function with the parameters of the user's (without the context) that returns the payload of such a call."""
+def _binder(
+    name: str, stored: list[inspect.Parameter], payload: Payload, check: bool, make: Callable[[bytes], Any] | None
+) -> Callable[..., Any]:
+    """The function with the parameters of the user's (without the context) that returns the payload of such a call.
+
+    With *make*: what that makes of it.
+    """
     p = _unused_prefix({parameter.name for parameter in stored})
     required = [parameter.name for parameter in stored if parameter.default is EMPTY]
     optional = [parameter.name for parameter in stored if parameter.default is not EMPTY]
@@ -228,8 +239,9 @@ def _binder(name: str, stored: list[inspect.Parameter], payload: Payload, check:
     plain = _plainness(p, stored, payload.traits) if check else "True"
     lines += ["    try:", f"        {p}raw, {p}plain = {p}dumps({p}data), {plain}"]
     lines.append(f"    except Exception: {p}raw, {p}plain = {p}encode({p}data), False")
+    given = f"{p}raw" if make is None else f"{p}make({p}raw)"
     if check:
-        lines.append(f"    if {p}plain: return {p}raw")  # a third of the time of the whole for three simple fields
+        lines.append(f"    if {p}plain: return {given}")  # a third of the time of the whole for three simple fields
         if not payload.bounded:
             lines.append(f"    {p}check_depth({p}raw)")
         lines += [
@@ -239,11 +251,10 @@ def _binder(name: str, stored: list[inspect.Parameter], payload: Payload, check:
             f"    except Exception as {p}error: raise {p}explain({p}error, {p}data) from {p}error",
             f"    if not {p}same: {p}compare({p}data, {p}got)",
         ]
-    lines.append(f"    return {p}raw")
+    lines.append(f"    return {given}")
     names = {f"{p}{key}": getattr(payload, key) for key in ("dumps", "encode", "read", "check_depth", "explain", "compare")}
     types = {f"{p}type": type, f"{p}str": str, f"{p}int": int, f"{p}bool": bool}  # a parameter may be called `type`
-    bind: Callable[..., bytes] = _function(f"{p}bind", lines, {**names, **types, f"{p}absent": ABSENT}, name)
-    return bind
+    return _function(f"{p}bind", lines, {**names, **types, f"{p}absent": ABSENT, f"{p}make": make}, name)
 
 
 def _plainness(p: str, stored: list[inspect.Parameter], traits: dict[str, Traits]) -> str:
@@ -287,15 +298,14 @@ def _caller(function: Callable[..., Any], stored: list[inspect.Parameter], wants
         keyword = f"{parameter.name}=" if parameter.kind is inspect.Parameter.KEYWORD_ONLY else ""
         given.append(f"{keyword}arguments.{parameter.name}")
     lines = ["def call(ctx, arguments):", f"    return function({', '.join(given)})"]
-    call: Callable[[Any, Any], Any] = _function("call", lines, {"function": function}, getattr(function, "__name__", "call"))
-    return call
+    return _function("call", lines, {"function": function}, getattr(function, "__name__", "call"))
 
 
-def _function(key: str, lines: list[str], names: dict[str, Any], shown: str) -> Any:
+def _function(key: str, lines: list[str], names: dict[str, Any], shown: str) -> Callable[..., Any]:
     """The function *key* that *lines* define, called *shown* in tracebacks and in Python's messages about wrong calls."""
     space = dict(names)
     # Made of parameter names alone, which Python has accepted as identifiers before.
     exec(compile("\n".join(lines), "<fastjobs: arguments>", "exec"), space)  # noqa: S102
-    function = space[key]
+    function: Callable[..., Any] = space[key]
     function.__name__ = function.__qualname__ = shown
     return function

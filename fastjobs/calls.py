@@ -165,12 +165,22 @@ class Call(msgspec.Struct, frozen=True, eq=False, gc=False):
 
 def bounded_call(shape: Shape, payload: bytes) -> Call:
     """The call. SerializationError for a payload over the limit."""
-    if len(payload) > shape.max_payload_bytes:
-        raise SerializationError(
-            f"{shape.name}: a payload of {len(payload):,} bytes is over the limit of {shape.max_payload_bytes:,}; "
-            f"store the data elsewhere and pass a reference, or raise JobQueue(max_payload_bytes=…)"
-        )
-    return Call(shape, payload)
+    return _maker(shape)(payload)
+
+
+def _maker(shape: Shape) -> Callable[[bytes], Call]:
+    """Calls of *shape* by payload."""
+    limit = shape.max_payload_bytes
+
+    def make(payload: bytes) -> Call:
+        if len(payload) > limit:
+            raise SerializationError(
+                f"{shape.name}: a payload of {len(payload):,} bytes is over the limit of {limit:,}; "
+                f"store the data elsewhere and pass a reference, or raise JobQueue(max_payload_bytes=…)"
+            )
+        return Call(shape, payload)
+
+    return make
 
 
 class Door(Protocol):
@@ -207,7 +217,9 @@ class JobFunction(Generic[P, Q, R_co]):
 
         TypeError for arguments the function does not take, SerializationError for values it does not.
         """
-        return bounded_call(self._shape, self.handler.bind(*args, **kwargs))
+        prepare: Callable[P, Call] = self.handler.bind_into(_maker(self._shape))
+        self.__dict__["prepare"] = prepare  # in the place of this method: one function without starred arguments
+        return prepare(*args, **kwargs)
 
     async def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
         """Store this call as a job; it is accepted when this returns.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Final, Literal, NamedTuple, TypeAlias, overload
 
 import msgspec
 
@@ -80,6 +81,39 @@ class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     envelope: bytes
     run_at: float | None = None  #: seconds since the epoch; past means now
     delay_s: float = 0.0  #: seconds from the moment the store does the work; used when run_at is None
+
+
+class Likes(Sequence[Entry]):
+    """Entries that differ in id and envelope alone, as a producer of many makes them; an `Entry` of each only if asked for.
+
+    An object per job and its sorting were a fifth of enqueueing in bulk. *id_at*: where in each envelope the 16 bytes of its
+    id stand.
+    """
+
+    __slots__ = ("delay_s", "envelopes", "id_at", "priority", "queue", "run_at")
+
+    def __init__(self, queue: str, priority: int, run_at: float | None, delay_s: float, id_at: int) -> None:
+        self.queue = queue
+        self.priority = priority
+        self.run_at = run_at
+        self.delay_s = delay_s
+        self.id_at = id_at
+        self.envelopes: list[bytes] = []
+
+    def __len__(self) -> int:
+        return len(self.envelopes)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Entry]: ...
+    def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
+        found = self.envelopes[index]
+        return [self._entry(envelope) for envelope in found] if isinstance(found, list) else self._entry(found)
+
+    def _entry(self, envelope: bytes) -> Entry:
+        id = envelope[self.id_at : self.id_at + 16]
+        return Entry(id, self.queue, self.priority, envelope, self.run_at, self.delay_s)
 
 
 class Kind(IntEnum):

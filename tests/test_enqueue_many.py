@@ -11,6 +11,7 @@ import pytest
 
 from fastjobs import Call, ConfigError, EnqueueManyError, JobQueue, SerializationError
 from fastjobs.errors import BackendError, StoreUnavailable
+from fastjobs.model import QueueStats
 from fastjobs.producer import BATCH
 from tests.faults import FaultyBackend
 from tests.working import counts, fresh_store, happens
@@ -63,6 +64,38 @@ async def test_an_async_generator_will_do(store: FaultyBackend, jobs: JobQueue) 
 
     assert await jobs.enqueue_many(calls()) == 2_500
     assert numbers(await store.peek("default", 10_000)) == list(range(2_500))
+
+
+@pytest.mark.parametrize("kind", ["list", "async"])
+async def test_calls_of_all_shapes_travel_together_in_order(store: FaultyBackend, jobs: JobQueue, kind: str) -> None:
+    @jobs.job(queue="other")
+    async def elsewhere(number: int) -> None: ...
+
+    later = elsewhere.options(delay="1h")
+    calls = [
+        one
+        for number in range(300)
+        for one in (call(jobs, number), call(jobs, -number), elsewhere.prepare(number), later.prepare(number))
+    ]
+
+    async def stream() -> AsyncIterator[Call]:
+        for one in calls:
+            yield one
+
+    assert await jobs.enqueue_many(calls if kind == "list" else stream()) == 1_200
+    assert [len(push.args[3]) for push in store.named("push")] == [BATCH, 200]
+    assert numbers(await store.peek("default", 10_000)) == [sign * number for number in range(300) for sign in (1, -1)]
+    assert numbers(await store.peek("other", 10_000)) == list(range(300))
+    assert (await counts(store, "other")).delayed == 300
+
+
+async def test_delayed_calls_of_one_shape_are_delayed(store: FaultyBackend, jobs: JobQueue) -> None:
+    @jobs.job
+    async def later(number: int) -> None: ...
+
+    prepared = [later.options(delay="1h").prepare(1)] * 5
+    assert await jobs.enqueue_many(prepared) == 5
+    assert await counts(store) == QueueStats("default", 0, 5, 0)
 
 
 async def test_large_calls_travel_in_small_chunks(store: FaultyBackend, jobs: JobQueue) -> None:

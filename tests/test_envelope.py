@@ -209,3 +209,16 @@ def test_a_template_makes_the_entries_that_encoding_would(job: Job, size: int, r
         assert entry == Entry(entry.id, job.queue, job.priority, envelope, run_at, delay_s)
         assert abs(at - wall()) < 60
     assert len({entry.id for entry in found}) == 4
+
+
+def test_many_entries_that_are_alike_are_made_when_asked_for() -> None:
+    template = Template(sample(), 5.0, 0.0)
+    likes = template.likes()
+    entries = [template.entry(b"%d" % number) for number in range(4)]
+    likes.envelopes += [entry.envelope for entry in entries]
+    assert len(likes) == 4
+    assert list(likes) == entries
+    assert likes[1] == entries[1]
+    assert likes[-2:] == entries[-2:]
+    with pytest.raises(IndexError):
+        likes[4]

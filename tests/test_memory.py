@@ -11,8 +11,9 @@ from functools import partial
 import pytest
 import uvloop
 
+from fastjobs.backends.bundles import bundle
 from fastjobs.backends.memory import MemoryBackend
-from fastjobs.backends.memory_core import CLAIM_BYTES, MemoryStore, Waiter, bundle
+from fastjobs.backends.memory_core import CLAIM_BYTES, MemoryStore, Waiter
 from fastjobs.errors import BackendError
 from fastjobs.model import Settlement
 from tests.contract.kit import HOUR, Claim, dead, entries, entry, numbered, open_claims, push, released, retry, worker

@@ -16,7 +16,7 @@ from typing import cast
 
 import msgspec
 
-from fastjobs.backends.memory_core import Bundle
+from fastjobs.backends.bundles import Bundle
 from fastjobs.errors import BackendError
 from fastjobs.model import Entry, Settlement
 

@@ -9,7 +9,8 @@ from functools import partial
 
 from fastjobs import clock
 from fastjobs.backends.base import WaitsThenClaims
-from fastjobs.backends.memory_core import MemoryStore, Waiter, bundle
+from fastjobs.backends.bundles import bundle
+from fastjobs.backends.memory_core import MemoryStore, Waiter
 from fastjobs.errors import BackendError
 from fastjobs.model import Adopted, DeadLetter, Entry, Exchanged, Settlement, Stats
 

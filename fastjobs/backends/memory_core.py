@@ -14,8 +14,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from heapq import heappop, heappush
 
-import msgspec
-
+from fastjobs.backends.bundles import Bundle
 from fastjobs.errors import BackendError, StaleCall, WorkerGone
 from fastjobs.model import MAX_PRIORITY, Adopted, DeadLetter, Entry, Exchanged, Kind, QueueStats, Settlement, Stats
 
@@ -27,39 +26,6 @@ MOVE_LIMIT = 1000
 
 PRODUCER_KEPT_S = 600.0
 """Push records of a producer that is silent for so long are dropped; producers stop repeating after 300 s."""
-
-
-class Bundle(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Jobs of one push that are ready at once and stand in the same place, in order."""
-
-    queue: str
-    priority: int
-    envelopes: list[bytes]
-
-
-def bundle(entries: Sequence[Entry]) -> tuple[list[Bundle], list[Entry]]:
-    """*entries* as bundles of what is ready at once, and the rest, which needs the store's clock.
-
-    The work per job of a push, done by its producer: the core then moves whole lists.
-    """
-    if not entries:
-        return [], []
-    queue, priority = entries[0].queue, entries[0].priority
-    alike = [
-        entry.envelope
-        for entry in entries
-        if entry.queue == queue and entry.priority == priority and entry.run_at is None and entry.delay_s <= 0
-    ]
-    if len(alike) == len(entries):
-        return [Bundle(queue, priority, alike)], []
-    places: dict[tuple[str, int], list[bytes]] = {}
-    later = []
-    for entry in entries:
-        if entry.run_at is None and entry.delay_s <= 0:
-            places.setdefault((entry.queue, entry.priority), []).append(entry.envelope)
-        else:
-            later.append(entry)
-    return [Bundle(queue, priority, envelopes) for (queue, priority), envelopes in places.items()], later
 
 
 class Waiter:

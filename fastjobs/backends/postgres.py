@@ -18,6 +18,7 @@ import asyncpg
 
 from fastjobs import clock
 from fastjobs.backends.base import WaitsThenClaims
+from fastjobs.backends.bundles import bundle
 from fastjobs.backends.postgres_admin import PostgresAdmin, columns
 from fastjobs.backends.postgres_bell import Bell, message
 from fastjobs.backends.postgres_chores import Chores
@@ -144,12 +145,11 @@ class PostgresBackend(WaitsThenClaims):
             await self.open()
         if not entries:
             return
-        first = entries[0]
-        queue, priority = first.queue, first.priority
         head = (producer, seq, acked, self.time_shift_s)
-        if all(e.queue == queue and e.priority == priority and _is_now(e) for e in entries):
-            ready = {queue}
-            arguments = (*head, queue, priority, [entry.envelope for entry in entries])
+        bundles, later = bundle(entries)
+        if len(bundles) == 1 and not later:
+            ready = {bundles[0].queue}
+            arguments = (*head, bundles[0].queue, bundles[0].priority, bundles[0].envelopes)
             if (ring := self._bell.ride(ready)) is not None and await self._push_rung(ready, ring, arguments):
                 return
             call = self._idlest().row(self._push_sql, *arguments)

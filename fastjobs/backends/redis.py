@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from fastjobs.backends import mask_password
-from fastjobs.backends.memory_core import bundle
+from fastjobs.backends.bundles import bundle
 from fastjobs.backends.redis_link import Argument, Links, Script, load_script, split_namespace
 from fastjobs.errors import BackendError, StoreUnavailable
 from fastjobs.model import MAX_PRIORITY, Adopted, DeadLetter, Entry, Exchanged, QueueStats, Settlement, Stats

@@ -12,8 +12,8 @@ import msgspec
 from fastjobs import errors
 from fastjobs.backends import frames
 from fastjobs.backends.base import WaitsThenClaims
+from fastjobs.backends.bundles import bundle
 from fastjobs.backends.frames import Frames, Op, Status, encode, peer_uid
-from fastjobs.backends.memory_core import bundle
 from fastjobs.errors import BackendError, StoreUnavailable
 from fastjobs.forks import socket_of, watch
 from fastjobs.model import Adopted, DeadLetter, Entry, Exchanged, Settlement, Stats
