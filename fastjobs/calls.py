@@ -32,7 +32,7 @@ from fastjobs.joblike import Job
 from fastjobs.model import DEFAULT_MAX_LOSSES, DEFAULT_PRIORITY, DEFAULT_QUEUE, ENVELOPE_VERSION, Entry
 from fastjobs.model import Job as StoredJob
 from fastjobs.options import EnqueueOptions, QueueOptions
-from fastjobs.registry import Handler
+from fastjobs.registry import Finish, Handler
 from fastjobs.retry import RetryPolicy, carry_policy
 
 P = ParamSpec("P")
@@ -165,22 +165,16 @@ class Call(msgspec.Struct, frozen=True, eq=False, gc=False):
 
 def bounded_call(shape: Shape, payload: bytes) -> Call:
     """The call. SerializationError for a payload over the limit."""
-    return _maker(shape)(payload)
+    if len(payload) > shape.max_payload_bytes:
+        _refuse(shape, payload)
+    return Call(shape, payload)
 
 
-def _maker(shape: Shape) -> Callable[[bytes], Call]:
-    """Calls of *shape* by payload."""
-    limit = shape.max_payload_bytes
-
-    def make(payload: bytes) -> Call:
-        if len(payload) > limit:
-            raise SerializationError(
-                f"{shape.name}: a payload of {len(payload):,} bytes is over the limit of {limit:,}; "
-                f"store the data elsewhere and pass a reference, or raise JobQueue(max_payload_bytes=…)"
-            )
-        return Call(shape, payload)
-
-    return make
+def _refuse(shape: Shape, payload: bytes) -> NoReturn:
+    raise SerializationError(
+        f"{shape.name}: a payload of {len(payload):,} bytes is over the limit of {shape.max_payload_bytes:,}; "
+        f"store the data elsewhere and pass a reference, or raise JobQueue(max_payload_bytes=…)"
+    )
 
 
 class Door(Protocol):
@@ -217,7 +211,9 @@ class JobFunction(Generic[P, Q, R_co]):
 
         TypeError for arguments the function does not take, SerializationError for values it does not.
         """
-        prepare: Callable[P, Call] = self.handler.bind_into(_maker(self._shape))
+        shape = self._shape
+        finish = Finish(Call, shape, shape.max_payload_bytes, functools.partial(_refuse, shape))
+        prepare: Callable[P, Call] = self.handler.bind_into(finish)
         self.__dict__["prepare"] = prepare  # in the place of this method: one function without starred arguments
         return prepare(*args, **kwargs)
 

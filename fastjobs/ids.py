@@ -16,34 +16,33 @@ from typing import Final
 
 from fastjobs.clock import wall
 
-_pack = struct.Struct(">QQ").pack
+pack_id = struct.Struct(">QQ").pack
 
 
-class _Source:
-    """The per-process state; replaced as a whole after a fork."""
+class Source:
+    """The per-process state, seeded anew in a forked child. An id is `pack_id` of both halves."""
+
+    __slots__ = ("next_low", "version_bits")
 
     def __init__(self) -> None:
+        self.seed()
+
+    def seed(self) -> None:
+        """Begin somewhere else, at random."""
         seed = int.from_bytes(os.urandom(10), "big")
-        self.version_bits = 0x7000 | (seed >> 62) & 0xFFF
+        self.version_bits = 0x7000 | (seed >> 62) & 0xFFF  #: to be put behind 48 bits of milliseconds
         self.next_low: Callable[[], int] = itertools.count((1 << 63) | seed & ((1 << 61) - 1)).__next__
 
 
-_source = _Source()
-
-
-def _reseed() -> None:
-    global _source
-    _source = _Source()
-
+source: Final = Source()
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reseed)
+    os.register_at_fork(after_in_child=source.seed)
 
 
 def new_id(now: float | None = None) -> bytes:
     """A fresh job id, 16 bytes. *now*: `clock.wall`, where the caller has just looked. Safe to call from several threads."""
-    source = _source
-    return _pack(int((wall() if now is None else now) * 1000) << 16 | source.version_bits, source.next_low())
+    return pack_id(int((wall() if now is None else now) * 1000) << 16 | source.version_bits, source.next_low())
 
 
 def id_text(id: bytes) -> str:

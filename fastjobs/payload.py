@@ -25,7 +25,7 @@ _JSON: Final = (str, int, float, bool, type(None), list, dict)
 class Payload:
     """Writes, checks and reads the payloads of one handler. Every SerializationError leaves with the handler's name."""
 
-    __slots__ = ("_codec", "_name", "_takes", "dumps", "read", "root", "traits")
+    __slots__ = ("_codec", "_name", "_takes", "dumps", "dumps_plain", "read", "root", "traits")
 
     def __init__(
         self, name: str, codec: PayloadCodec, kind: Any, takes: tuple[str, ...] | None, traits: dict[str, Traits]
@@ -34,7 +34,7 @@ class Payload:
         self._codec = codec
         self._takes = takes  #: parameters, or None if the payload is one value
         self.traits = traits  #: by parameter, "" for the one value
-        self.dumps = codec.dumps
+        self.dumps, self.dumps_plain = codec.dumps, codec.dumps_plain
         self.read = codec.decoder(kind)  #: raises msgspec's errors
 
     @property
