@@ -231,6 +231,10 @@ async def test_a_password_is_shown_nowhere(server: RedisServer, client: Any, con
     assert "hush" not in f"{store.url}{refused.value}{nobody.url}{unreachable.value}"
 
 
+def test_the_password_of_a_key_file_is_shown_nowhere() -> None:
+    assert RedisBackend("rediss://h/0?ssl_password=hush&ssl_ca_certs=ca").url == "rediss://h/0?ssl_password=***&ssl_ca_certs=ca"
+
+
 async def test_a_replica_is_an_unavailable_store(store: RedisBackend, client: Any) -> None:
     hand = await worker(store)
     await client.replicaof("127.0.0.1", 1)

@@ -54,4 +54,4 @@ def make_store(url: str, *, create: bool = True) -> Store:
 def mask_password(url: str) -> str:
     """*url* with any password in it replaced by ***."""
     masked = re.sub(r"(?<=://)([^/?#@]*?):[^/?#]*@", r"\1:***@", url)
-    return re.sub(r"(?i)([?&](?:password|passwd|sslpassword)=)[^&#]*", r"\1***", masked)
+    return re.sub(r"(?i)([?&]\w*(?:password|passwd)=)[^&#]*", r"\1***", masked)
