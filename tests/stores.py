@@ -22,8 +22,8 @@ from fastjobs.backends.memory import MemoryBackend
 from fastjobs.backends.memory_core import MemoryStore
 from fastjobs.backends.postgres import PostgresBackend
 from fastjobs.backends.redis import RedisBackend
-from fastjobs.backends.redis_link import split_hosts
 from fastjobs.backends.redis_partitions import redis_store, tags
+from fastjobs.backends.redis_url import split_hosts
 from fastjobs.backends.remote import SocketBackend
 
 KINDS = ("memory", "socket", "redis", "valkey", "postgres")

@@ -18,11 +18,22 @@ _KINDS: Final = {
     "valkeys": ("fastjobs.backends.redis_partitions", "redis_store"),
     "redis+unix": ("fastjobs.backends.redis_partitions", "redis_store"),
     "unix": ("fastjobs.backends.redis_partitions", "redis_store"),
+    "redis+sentinel": ("fastjobs.backends.redis_partitions", "redis_store"),
+    "rediss+sentinel": ("fastjobs.backends.redis_partitions", "redis_store"),
+    "valkey+sentinel": ("fastjobs.backends.redis_partitions", "redis_store"),
+    "valkeys+sentinel": ("fastjobs.backends.redis_partitions", "redis_store"),
     "postgres": ("fastjobs.backends.postgres", "PostgresBackend"),
     "postgresql": ("fastjobs.backends.postgres", "PostgresBackend"),
 }
 
-_ALIASES: Final = {"valkey": "redis", "valkeys": "rediss", "redis+unix": "unix", "postgres": "postgresql"}
+_ALIASES: Final = {
+    "valkey": "redis",
+    "valkeys": "rediss",
+    "redis+unix": "unix",
+    "valkey+sentinel": "redis+sentinel",
+    "valkeys+sentinel": "rediss+sentinel",
+    "postgres": "postgresql",
+}
 
 
 def scheme_of(url: str) -> str:
