@@ -171,6 +171,22 @@ class RedisPlace:
                         yield client, key
 
 
+async def redis_snapshot(client: Any) -> dict[bytes, Any]:
+    """Everything on the server but times to live; lists and sets of the same content are equal."""
+    found: dict[bytes, Any] = {}
+    async for key in client.scan_iter(count=1000):
+        kind = await client.type(key)
+        if kind == b"list":
+            found[key] = await client.lrange(key, 0, -1)
+        elif kind == b"zset":
+            found[key] = await client.zrange(key, 0, -1, withscores=True)
+        elif kind == b"set":
+            found[key] = await client.smembers(key)
+        else:
+            found[key] = await client.hgetall(key)
+    return found
+
+
 class ClusterPlace(RedisPlace):
     """A namespace of its own on a Redis Cluster, cut into *partitions*."""
 
