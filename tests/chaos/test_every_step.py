@@ -7,6 +7,7 @@ nothing is left in the store.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,11 +19,12 @@ from fastjobs.envelope import decode_job
 from fastjobs.errors import EnqueueManyError, EnqueueUncertain
 from fastjobs.ids import id_text
 from tests.chaos.detour import Detour, Harm, cut, detour, half_open, spread, stall
-from tests.chaos.life import Life
+from tests.chaos.life import Life, repeated
 from tests.chaos.proxy import UP, Link, Proxy, Tap, Way
 from tests.conftest import UsersServer
+from tests.contract.kit import entry, push, worker
 from tests.servers.redis import RedisServer
-from tests.stores import PARTITIONED, Place, Server, fresh_place
+from tests.stores import PARTITIONED, Place, PostgresPlace, Server, fresh_place
 
 KINDS = ("socket", "redis", "valkey", "postgres", "partitions")
 
@@ -124,6 +126,30 @@ async def test_every_byte_comes_alone(place: Place) -> None:
     with detour(place.url()) as way:
         way.proxy.slow()
         await live(way, place, PATIENT_S, "byte by byte")
+
+
+@pytest.mark.timeout(300)
+async def test_the_making_of_a_schema_is_cut(postgres_server: Server, request: pytest.FixtureRequest) -> None:
+    stride = 1 if request.config.getoption("--every-step") else 6
+    for step in itertools.count(1 + random.randrange(stride), stride):
+        place = PostgresPlace(postgres_server)
+        try:
+            with detour(place.url()) as way:
+                way.steps.plan(cut, step)
+                store = way.backend(PATIENT_S)
+                try:
+                    await repeated(store.open)
+                    hit = way.steps.hit
+                    way.steps.plan(cut)
+                    await push(store, entry("a"))
+                    assert await (await worker(store)).drain() == ["a"], f"cut at step {step}:{hit}"
+                finally:
+                    await store.close()
+        finally:
+            await place.drop()
+        if not hit:
+            break
+    assert step > 20  # until there was nothing more to cut
 
 
 # -- an enqueue that gives up -------------------------------------------------------------------------------------------------
