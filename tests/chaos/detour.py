@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
 from fastjobs.backends.base import Store
+from fastjobs.backends.frames import Op
 from fastjobs.backends.postgres import PostgresBackend
+from fastjobs.backends.redis import SCRIPTS
 from fastjobs.backends.redis_partitions import redis_store
 from fastjobs.backends.remote import SocketBackend
 from tests.chaos.proxy import UP, Link, Proxy, Tap, Way
+
+SCRIPT_NAMES = {script.sha: name for name, script in SCRIPTS.items()}
+
+OP_NAMES = {int(op): op.name for op in Op}
 
 Harm = Callable[[Link], None]
 """What may happen to a link at a step."""
@@ -41,22 +48,58 @@ class Steps:
     def __init__(self) -> None:
         self.count = 0
         self.hit = ""  #: where the harm was done; empty: nowhere yet
+        self.asked: list[str] = []  #: for each step: the call that it belongs to, and whether it is the request
         self._at: Iterator[int] = iter(())
         self._next = 0
         self._harm: Harm = cut
 
     def plan(self, harm: Harm, *at: int) -> None:
         """Count anew, and do *harm* at the steps *at*, ascending."""
-        self.count, self.hit, self._harm = 0, "", harm
+        self.count, self.hit, self.asked, self._harm = 0, "", [], harm
         self._at = iter(at)
         self._next = next(self._at, 0)
 
+    def of_each_call(self) -> list[int]:
+        """One step, chosen at random, for each call's request and each call's reply that there were."""
+        steps: dict[str, list[int]] = {}
+        for number, asked in enumerate(self.asked, 1):
+            steps.setdefault(asked, []).append(number)
+        return sorted(random.choice(alike) for alike in steps.values())
+
     def __call__(self, link: Link, way: Way, data: bytes) -> None:
         self.count += 1
+        if link.tag is None:
+            link.tag = Calls()
+        assert isinstance(link.tag, Calls)
+        asked = f"{way.value} {link.tag.name(data) if way is UP else link.tag.last}"
+        self.asked.append(asked)
         if self.count == self._next:
             self._next = next(self._at, 0)
-            self.hit += f" {'request' if way is UP else 'reply'} {self.count} ({data[:60]!r}…)"
+            self.hit += f" step {self.count}, {asked} ({data[:60]!r}…)"
             self._harm(link)
+
+
+class Calls:
+    """Reads of one connection's requests which calls they are, in any store's protocol, well enough to tell them apart."""
+
+    def __init__(self) -> None:
+        self.last = ""
+        self._statements: dict[bytes, str] = {}
+
+    def name(self, data: bytes) -> str:
+        """Of the request *data*."""
+        if data[:1] == b"*":
+            words = [word.decode(errors="replace") for word in data.split(b"\r\n", 5)[2:5:2]]
+            self.last = " ".join(SCRIPT_NAMES.get(word, word) for word in words)
+        elif data[:1] == b"P":
+            name, query = data[5:].split(b"\0", 2)[:2]
+            self.last = self._statements[name] = " ".join(query.decode(errors="replace").split()[:6])
+        elif data[:1] in b"BDE" and data[1:2] == b"\0":
+            name = data[5:].split(b"\0", 2)[1 if data[:1] == b"B" else 0].lstrip(b"S")
+            self.last = f"{data[:1].decode()} {self._statements.get(name, '')}"
+        else:  # a frame of the broker, or what stands at the beginning of a connection
+            self.last = OP_NAMES.get(data[12], "hello") if len(data) > 12 else str(data[:1])
+        return self.last
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +139,3 @@ def detour(url: str, tap: Tap | None = None) -> Iterator[Detour]:
         with Proxy(f"{parts.hostname or 'localhost'}:{port}", tap=tap) as proxy:
             user, at, _ = parts.netloc.rpartition("@")
             yield Detour(parts._replace(netloc=f"{user}{at}{proxy.address}").geturl(), proxy, steps)
-
-
-def spread(count: int, sample: int, start: int) -> list[int]:
-    """About *sample* of the steps 1..*count*, evenly; *start* chooses the first."""
-    stride = max(count // sample, 1)
-    return list(range(1 + start % stride, count + 1, stride))

@@ -18,7 +18,7 @@ from fastjobs import JobQueue, claims, rescue, wakeup
 from fastjobs.envelope import decode_job
 from fastjobs.errors import EnqueueManyError, EnqueueUncertain
 from fastjobs.ids import id_text
-from tests.chaos.detour import Detour, Harm, cut, detour, half_open, spread, stall
+from tests.chaos.detour import Detour, Harm, cut, detour, half_open, stall
 from tests.chaos.life import Life, repeated
 from tests.chaos.proxy import UP, Link, Proxy, Tap, Way
 from tests.conftest import UsersServer
@@ -27,6 +27,8 @@ from tests.servers.redis import RedisServer
 from tests.stores import PARTITIONED, Place, PostgresPlace, Server, fresh_place
 
 KINDS = ("socket", "redis", "valkey", "postgres", "partitions")
+
+SLOW = ("postgres", "partitions")
 
 LONGEST_S = 20.0
 """A life takes 0.06 to 0.4 s."""
@@ -85,26 +87,29 @@ async def live(way: Detour, place: Place, call_timeout_s: float, what: str) -> N
     assert await place.leftovers() == [], f"{what}:{way.steps.hit}"
 
 
-async def sweep(place: Place, request: pytest.FixtureRequest, harm: Harm, sample: int, call_timeout_s: float) -> None:
-    """A life with *harm* at each of *sample* steps, or at all."""
+async def sweep(place: Place, request: pytest.FixtureRequest, harm: Harm, most: int, call_timeout_s: float) -> None:
+    """A life with *harm* at a request and at a reply of each call, at *most* so many; or at all steps."""
     with detour(place.url()) as way:
         way.steps.plan(harm)
         await live(way, place, PATIENT_S, "unharmed")
-        count = way.steps.count
-        assert count > 100
-        steps = spread(count, count if request.config.getoption("--every-step") else sample, random.randrange(count))
+        if request.config.getoption("--every-step"):
+            steps = list(range(1, way.steps.count + 1))
+        else:
+            steps = way.steps.of_each_call()
+            assert len(steps) > 25, way.steps.asked
+            steps = random.sample(steps, min(most, len(steps)))
         hits = 0
         for step in steps:
             way.steps.plan(harm, step)
-            await live(way, place, call_timeout_s, f"{harm.__name__} at step {step} of {count}")
+            await live(way, place, call_timeout_s, f"{harm.__name__} at step {step}")
             hits += bool(way.steps.hit)
-        assert hits >= len(steps) / 2  # lives are of different length
+        assert hits  # not all: some lives are shorter than the first
 
 
 @pytest.mark.timeout(900)
-async def test_a_connection_is_cut(place: Place, request: pytest.FixtureRequest) -> None:
+async def test_a_connection_is_cut(place: Place, store_kind: str, request: pytest.FixtureRequest) -> None:
     """A request does not arrive; a reply is lost after the store has done the work."""
-    await sweep(place, request, cut, 15, PATIENT_S)
+    await sweep(place, request, cut, 16 if store_kind in SLOW else 100, PATIENT_S)
 
 
 @pytest.mark.timeout(900)
@@ -116,8 +121,8 @@ async def test_a_connection_falls_silent(place: Place, request: pytest.FixtureRe
 async def test_connections_are_cut_again_and_again(place: Place, request: pytest.FixtureRequest) -> None:
     """So that repeats, and the repeats of repeats, are hit too."""
     with detour(place.url()) as way:
-        for _ in range(30 if request.config.getoption("--every-step") else 2):
-            steps = sorted(random.sample(range(1, 400), 40))
+        for _ in range(30 if request.config.getoption("--every-step") else 1):
+            steps = sorted(random.sample(range(1, 300), 25))
             way.steps.plan(cut, *steps)
             await live(way, place, PATIENT_S, f"cut at {steps}")
 

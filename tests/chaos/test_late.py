@@ -50,7 +50,7 @@ class Delay:
         await until(lambda: self._answered)
 
 
-@pytest.fixture(params=["socket", "redis", "valkey", "postgres"])
+@pytest.fixture(params=["socket", "redis", "postgres"])
 def store_kind(request: pytest.FixtureRequest) -> str:
     """All that have a network."""
     return str(request.param)
