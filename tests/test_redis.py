@@ -363,6 +363,14 @@ async def test_a_claim_that_waits_in_vain_ends_empty(store: RedisBackend) -> Non
     assert await open_claims(store, hand.id) == []
 
 
+@pytest.mark.parametrize("timeout_s", [0.0001, 0.001, 0.0019])
+async def test_the_shortest_wait_ends_too(store: RedisBackend, timeout_s: float) -> None:
+    hand = await worker(store)
+    async with asyncio.timeout(10):
+        assert await store.wait(["q"], timeout_s) is False
+        assert (await store.claim_when_ready(hand.id, 1, ["q"], 10, timeout_s)).jobs == []
+
+
 async def test_a_claim_of_what_is_there_or_falls_due_does_not_wait_for_more(store: RedisBackend) -> None:
     hand = await worker(store)
     await push(store, entry("now"))

@@ -196,7 +196,8 @@ class RedisBackend:
 
     def _blocking(self, queues: Sequence[str], timeout_s: float, due_s: float | None) -> tuple[float, tuple[str, ...]]:
         """How long to block for a wake-up, and the command."""
-        bound_s = max(timeout_s if due_s is None else min(timeout_s, due_s), 0.001)  # 0 would block for ever
+        # 0 would block for ever, and Redis 6.2 takes 0.001 for 0: it cuts what it makes of it to whole milliseconds.
+        bound_s = max(timeout_s if due_s is None else min(timeout_s, due_s), 0.002)
         return bound_s, ("BLPOP", *(self._key("wake", queue) for queue in queues), f"{bound_s:.6f}")
 
     async def renew(self, lease: str) -> bool:
