@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,34 +49,29 @@ class Steps:
     def __init__(self) -> None:
         self.count = 0
         self.hit = ""  #: where the harm was done; empty: nowhere yet
-        self.asked: list[str] = []  #: for each step: the call that it belongs to, and whether it is the request
-        self._at: Iterator[int] = iter(())
-        self._next = 0
+        self.asked: Counter[str] = Counter()  #: steps by the call that they belong to, "up" the request and "down" the reply
+        self._at: tuple[int, ...] = ()
+        self._call: tuple[str, int] | None = None
         self._harm: Harm = cut
 
-    def plan(self, harm: Harm, *at: int) -> None:
-        """Count anew, and do *harm* at the steps *at*, ascending."""
-        self.count, self.hit, self.asked, self._harm = 0, "", [], harm
-        self._at = iter(at)
-        self._next = next(self._at, 0)
+    def plan(self, harm: Harm, *at: int, call: tuple[str, int] | None = None) -> None:
+        """Count anew, and do *harm* at the steps *at*, or at the n-th one of a *call*."""
+        self.count, self.hit, self.asked = 0, "", Counter()
+        self._at, self._call, self._harm = at, call, harm
 
-    def of_each_call(self) -> list[int]:
-        """One step, chosen at random, for each call's request and each call's reply that there were."""
-        steps: dict[str, list[int]] = {}
-        for number, asked in enumerate(self.asked, 1):
-            steps.setdefault(asked, []).append(number)
-        return sorted(random.choice(alike) for alike in steps.values())
+    def of_each_call(self) -> list[tuple[str, int]]:
+        """One request and one reply of each call that was made, chosen at random; each for `plan`."""
+        return [(asked, random.randint(1, times)) for asked, times in self.asked.items()]
 
     def __call__(self, link: Link, way: Way, data: bytes) -> None:
-        self.count += 1
         if link.tag is None:
             link.tag = Calls()
         assert isinstance(link.tag, Calls)
         asked = f"{way.value} {link.tag.name(data) if way is UP else link.tag.last}"
-        self.asked.append(asked)
-        if self.count == self._next:
-            self._next = next(self._at, 0)
-            self.hit += f" step {self.count}, {asked} ({data[:60]!r}…)"
+        self.count += 1
+        self.asked[asked] += 1
+        if self.count in self._at or self._call == (asked, self.asked[asked]):
+            self.hit += f" step {self.count}, {asked} {self.asked[asked]} ({data[:60]!r}…)"
             self._harm(link)
 
 
