@@ -34,6 +34,8 @@ class Woken:
 class WakeUp:
     """The one wait that a worker may have under way. *on_end* is called when it has ended."""
 
+    n = 0  #: number of the call by which it claims; 0: it does not, or was taken
+
     def __init__(self, backend: Backend, queues: Sequence[str], on_end: Callable[[], None]) -> None:
         self._backend = backend
         self._queues = queues
@@ -48,6 +50,7 @@ class WakeUp:
     def start(self, next_due_s: float | None, worker: str, n: int = 0, limit: int = 0) -> None:
         """Wait for `IDLE_WAIT_S`, or until the next delayed job is due in *next_due_s* s; with *n* claim as that call."""
         timeout_s = IDLE_WAIT_S if next_due_s is None else min(IDLE_WAIT_S, max(next_due_s, 0.001))
+        self.n = n
         self._task = asyncio.create_task(self._wait(timeout_s, worker, n, limit), name="fastjobs-wait")
         self._task.add_done_callback(lambda _: self._on_end())
 
@@ -55,7 +58,7 @@ class WakeUp:
         """What it has brought, once, when it has ended."""
         if self._task is None or not self._task.done():
             return None
-        task, self._task = self._task, None
+        task, self._task, self.n = self._task, None, 0
         return task.result()
 
     async def cancel(self) -> None:

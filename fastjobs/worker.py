@@ -339,7 +339,9 @@ class Worker:
         return answer
 
     def _publish(self, call: int) -> None:
-        self._slot.publish_claims(list(self._claims))
+        # What a wait may claim is ours too, though a later call should keep us from looking at its answer.
+        held = [*self._claims, self._wake_up.n] if self._wake_up.n else list(self._claims)
+        self._slot.publish_claims(held)
         self._words[Word.CALL] = call
 
     def _count(self, claim: OpenClaim, settlement: Settlement) -> None:

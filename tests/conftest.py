@@ -32,7 +32,8 @@ settings.load_profile("fastjobs")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--block-orjson``: the whole run with the pure-C codec, while orjson cannot be imported."""
+    """``--block-orjson``: the whole run with the pure-C codec, while orjson cannot be imported. ``--every-step``: see help."""
+    parser.addoption("--every-step", action="store_true", help="network faults at every step, not at a sample: minutes")
     parser.addoption("--block-orjson", action="store_true", help="use the msgspec codec and make `import orjson` fail")
 
 

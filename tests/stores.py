@@ -22,8 +22,8 @@ from fastjobs.backends.memory import MemoryBackend
 from fastjobs.backends.memory_core import MemoryStore
 from fastjobs.backends.postgres import PostgresBackend
 from fastjobs.backends.redis import RedisBackend
-from fastjobs.backends.redis_link import split_hosts
 from fastjobs.backends.redis_partitions import redis_store, tags
+from fastjobs.backends.redis_url import split_hosts
 from fastjobs.backends.remote import SocketBackend
 
 KINDS = ("memory", "socket", "redis", "valkey", "postgres")
@@ -169,6 +169,22 @@ class RedisPlace:
                 for prefix in self._prefixes():
                     for key in [key async for key in client.scan_iter(match=f"{prefix}*", count=1000)]:
                         yield client, key
+
+
+async def redis_snapshot(client: Any) -> dict[bytes, Any]:
+    """Everything on the server but times to live; lists and sets of the same content are equal."""
+    found: dict[bytes, Any] = {}
+    async for key in client.scan_iter(count=1000):
+        kind = await client.type(key)
+        if kind == b"list":
+            found[key] = await client.lrange(key, 0, -1)
+        elif kind == b"zset":
+            found[key] = await client.zrange(key, 0, -1, withscores=True)
+        elif kind == b"set":
+            found[key] = await client.smembers(key)
+        else:
+            found[key] = await client.hgetall(key)
+    return found
 
 
 class ClusterPlace(RedisPlace):

@@ -7,8 +7,7 @@ import contextlib
 import itertools
 import os
 import signal
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +16,27 @@ import redis
 import redis.asyncio
 from redis import exceptions as refusals
 
-from fastjobs.backends import redis as backend_module
 from fastjobs.backends.redis import RedisBackend
-from fastjobs.backends.redis_link import Links, Script, translate
+from fastjobs.backends.redis_link import Links, translate
 from fastjobs.errors import BackendError, ConfigError, StoreUnavailable, WorkerGone
 from fastjobs.model import Entry, Settlement
 from tests.contract.kit import (
     HOUR,
-    Claim,
     Worker,
     dead,
     entries,
     entry,
-    job_id,
     numbered,
     open_claims,
     push,
-    released,
     retry,
     worker,
 )
 from tests.servers.redis import RedisServer
+from tests.stores import redis_snapshot
 
 namespaces = (f"r{count}" for count in itertools.count())
 
-Snapshot = dict[bytes, Any]
 Connect = Callable[..., RedisBackend]
 
 
@@ -82,22 +77,6 @@ async def connect() -> AsyncIterator[Connect]:
 def store(server: RedisServer, client: Any, connect: Connect) -> RedisBackend:
     """A backend on an empty namespace."""
     return connect(server.url, namespace=next(namespaces))
-
-
-async def snapshot(client: Any) -> Snapshot:
-    """Everything on the server but times to live; lists and sets of the same content are equal."""
-    found: Snapshot = {}
-    async for key in client.scan_iter(count=1000):
-        kind = await client.type(key)
-        if kind == b"list":
-            found[key] = await client.lrange(key, 0, -1)
-        elif kind == b"zset":
-            found[key] = await client.zrange(key, 0, -1, withscores=True)
-        elif kind == b"set":
-            found[key] = await client.smembers(key)
-        else:
-            found[key] = await client.hgetall(key)
-    return found
 
 
 # -- opening ------------------------------------------------------------------------------------------------------------------
@@ -168,7 +147,7 @@ async def test_namespaces_are_apart_and_all_keys_of_one_share_a_hash_tag(
     await push(shop, entry("a"), entry("b", delay_s=HOUR))
     assert await (await worker(bank)).drain() == []
     assert (await (await worker(shop)).claim()).jobs == ["a"]
-    assert {key.partition(b":")[0] for key in await snapshot(client)} == {b"{shop}", b"{bank}"}
+    assert {key.partition(b":")[0] for key in await redis_snapshot(client)} == {b"{shop}", b"{bank}"}
 
 
 async def test_a_queue_named_twice_is_served_once(store: RedisBackend) -> None:
@@ -182,7 +161,7 @@ async def test_a_queue_named_twice_is_served_once(store: RedisBackend) -> None:
 async def test_an_id_that_is_no_id_is_refused_before_anything_is_stored(store: RedisBackend, client: Any) -> None:
     with pytest.raises(BackendError, match="16 bytes"):
         await push(store, Entry(b"short", "q", 5, b"a", None, 60.0))
-    assert await snapshot(client) == {}
+    assert await redis_snapshot(client) == {}
 
 
 # -- errors -------------------------------------------------------------------------------------------------------------------
@@ -229,6 +208,10 @@ async def test_a_password_is_shown_nowhere(server: RedisServer, client: Any, con
     with pytest.raises(StoreUnavailable) as unreachable:
         await nobody.open()
     assert "hush" not in f"{store.url}{refused.value}{nobody.url}{unreachable.value}"
+
+
+def test_the_password_of_a_key_file_is_shown_nowhere() -> None:
+    assert RedisBackend("rediss://h/0?ssl_password=hush&ssl_ca_certs=ca").url == "rediss://h/0?ssl_password=***&ssl_ca_certs=ca"
 
 
 async def test_a_replica_is_an_unavailable_store(store: RedisBackend, client: Any) -> None:
@@ -326,11 +309,11 @@ async def test_a_full_server_takes_no_jobs_and_still_empties(store: RedisBackend
     await push(store, *entries(numbered(300), envelope=b"x" * 1000))
     await push(store, entry("late", delay_s=HOUR))
     await client.config_set("maxmemory", (await client.info("memory"))["used_memory"] - 100_000)
-    before = await snapshot(client)
+    before = await redis_snapshot(client)
     with pytest.raises(BackendError, match="out of memory and stored nothing: raise its maxmemory") as refused:
         await push(store, entry("refused"), entry("refused too", delay_s=HOUR))
     assert not isinstance(refused.value, StoreUnavailable)
-    assert await snapshot(client) == before
+    assert await redis_snapshot(client) == before
     assert await store.renew("here")
     other = await worker(store, "there.1")
     store.time_shift_s = 2 * HOUR
@@ -341,150 +324,6 @@ async def test_a_full_server_takes_no_jobs_and_still_empties(store: RedisBackend
     assert adopted.jobs == claim.jobs
     assert await other.settle(adopted.done()) == [True]
     assert len(await other.drain()) == 300 - 52 + 2
-
-
-# -- scripts that fail half-way -----------------------------------------------------------------------------------------------
-
-FAILING = """
-local real, calls_left = redis, {calls}
-local redis = setmetatable({{call = function(...)
-  calls_left = calls_left - 1
-  if calls_left == 0 then error('ERR this call fails') end
-  return real.call(...)
-end}}, {{__index = real}})
-"""
-
-Act = Callable[[RedisBackend], Awaitable[Any]]
-
-
-async def _prepared(store: RedisBackend) -> None:
-    """A worker with two open claims, jobs in all places, one of them due, and a second worker."""
-    hand = await worker(store)
-    await worker(store, "there.1")
-    await push(store, *entries(numbered(6, "claimed")))
-    await hand.claim(limit=4)
-    await hand.claim(limit=2)
-    await push(store, *entries(numbered(3, "ready")), *entries(["first", "second"], priority=9))
-    await push(store, entry("due", delay_s=HOUR), entry("later", delay_s=9 * HOUR))
-    await hand.settle()
-    await push(store, entry("dead", queue="grave"))
-    await hand.settle((await hand.claim(queues=["grave"])).ended(dead(0, entry("dead", queue="grave"))))
-    store.time_shift_s = 2 * HOUR
-
-
-async def _exchange(store: RedisBackend) -> Any:
-    hand = await worker(store)
-    hand.n = 10
-    first, second = Claim(1, []), Claim(2, [])
-    outcomes = [
-        retry(0, entry("again", delay_s=60.0)),
-        dead(1, entry("dead", queue="q")),
-        released(2, entry("back", priority=9)),
-    ]
-    return await hand.exchange(first.ended(*outcomes, unfinished=[3], into=99), second.done(), limit=4)
-
-
-async def _push(store: RedisBackend) -> None:
-    await store.push("p", 1, 1, [*entries(numbered(1200, "new"), priority=2), entry("new later", delay_s=60.0, queue="other")])
-
-
-async def _adopt_all(store: RedisBackend) -> Any:
-    return await store.adopt("there.1", 1, "here.1", None, 100)
-
-
-async def _adopt_one(store: RedisBackend) -> Any:
-    return await store.adopt("there.1", 1, "here.1", [2], 100)
-
-
-async def _register(store: RedisBackend) -> None:
-    await store.register("new.1")
-
-
-async def _requeue(store: RedisBackend) -> None:
-    await store.dead_requeue([entry("dead", envelope=b"alive", queue="other"), entry("never dead")])
-
-
-def jobs_in(found: Snapshot, namespace: str) -> Counter[bytes]:
-    """Every envelope stored, as often as it is stored."""
-    prefix = b"{%b}:" % namespace.encode()
-    jobs: Counter[bytes] = Counter()
-    for key, value in found.items():
-        kind = key.removeprefix(prefix).partition(b":")[0]
-        if kind in (b"ready", b"claim"):
-            jobs.update(value)
-        elif kind == b"later":
-            jobs.update(member[17:] for member, _ in value)
-        elif kind == b"dead":
-            jobs.update(letter.partition(b":")[2].lstrip(b"gqrave") for letter in value.values())
-    return jobs
-
-
-@pytest.mark.parametrize(
-    ("name", "act"),
-    [
-        ("exchange", _exchange),
-        ("push", _push),
-        ("adopt", _adopt_all),
-        ("adopt", _adopt_one),
-        ("register", _register),
-        ("dead_requeue", _requeue),
-    ],
-)
-async def test_a_call_that_fails_inside_a_script_loses_no_job_and_may_be_repeated(
-    server: RedisServer, client: Any, connect: Connect, monkeypatch: pytest.MonkeyPatch, name: str, act: Act
-) -> None:
-    """Each redis.call of the script fails in turn: all is as before, or the work is done and its repeat says so."""
-    whole = backend_module.SCRIPTS[name]
-    model = connect(server.url, namespace=next(namespaces))
-    await _prepared(model)
-    answer = await act(model)
-    done = jobs_in(await snapshot(client), model.namespace)
-    undone = 0
-    for calls in itertools.count(1):
-        await client.flushall()
-        store = connect(server.url, namespace=next(namespaces))
-        await _prepared(store)
-        before = await snapshot(client)
-        with monkeypatch.context() as failing:
-            failing.setitem(backend_module.SCRIPTS, name, Script(name, FAILING.format(calls=calls) + whole.text))
-            error = await _error_of(act(store))
-        if error is None:
-            break  # it makes fewer calls than that
-        assert type(error) is BackendError
-        assert "this call fails" in str(error)
-        undone += await snapshot(client) == before
-        assert await act(store) == answer
-        left = done - jobs_in(await snapshot(client), store.namespace)
-        assert left == Counter(), f"lost when call {calls} failed"
-    assert undone == calls - 1 - REMOVALS[act.__name__]
-
-
-async def _error_of(call: Awaitable[Any]) -> BackendError | None:
-    try:
-        await call
-    except BackendError as error:
-        return error
-    return None
-
-
-REMOVALS = {"_exchange": 4, "_push": 0, "_adopt_all": 5, "_adopt_one": 1, "_register": 0, "_requeue": 0}
-"""Calls at the end of a script that may fail with the work done: they only remove what was copied."""
-
-
-async def test_nothing_is_left_of_a_whole_life_but_names_and_a_producers_record(store: RedisBackend, client: Any) -> None:
-    await _prepared(store)
-    await store.adopt("there.1", 1, "here.1", None, 100)
-    there = await worker(store, "there.1")
-    there.n = 1
-    await there.settle(Claim(1, []).done())
-    await there.drain()
-    await store.purge("q")
-    assert await store.dead_delete([job_id("dead")]) == [True]
-    assert await store.retire("there.1")
-    left = {key.partition(b":")[2]: await client.ttl(key) for key in await snapshot(client)}
-    assert left.pop(b"queues") == -1
-    assert {key.partition(b":")[0] for key in left} == {b"producer"}
-    assert all(0 < seconds <= 600 for seconds in left.values())
 
 
 def test_connections_share_what_redis_py_reads_of_itself_from_its_files() -> None:
@@ -516,6 +355,14 @@ async def test_a_claim_waits_for_its_job_at_the_server(store: RedisBackend, clie
     assert answer.jobs == [b"job-0", b"job-1"]
     assert await open_claims(store, hand.id) == [1]
     assert (await store.exchange(hand.id, 2, [Settlement(1)], ["q"], 0)).kept == [True]
+
+
+@pytest.mark.parametrize("timeout_s", [0.0001, 0.001, 0.0019])
+async def test_the_shortest_wait_ends_too(store: RedisBackend, timeout_s: float) -> None:
+    hand = await worker(store)
+    async with asyncio.timeout(10):
+        assert await store.wait(["q"], timeout_s) is False
+        assert (await store.claim_when_ready(hand.id, 1, ["q"], 10, timeout_s)).jobs == []
 
 
 async def test_a_waiting_claim_that_is_cancelled_claims_nothing(store: RedisBackend, client: Any) -> None:

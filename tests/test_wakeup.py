@@ -12,9 +12,10 @@ from fastjobs.backends.memory import MemoryBackend
 from fastjobs.backends.memory_core import MemoryStore
 from fastjobs.errors import StoreUnavailable
 from fastjobs.model import Exchanged
+from fastjobs.rescue import _is_held
 from fastjobs.slots import Word
 from tests.faults import FaultyBackend
-from tests.working import at_work, left, until
+from tests.working import at_work, beneath, happens, left, until
 
 
 class ClaimingBackend(FaultyBackend):
@@ -129,3 +130,34 @@ async def test_an_idle_worker_asks_by_its_waits_alone(
         exchanges = len(store.named("exchange"))
         await store.until(lambda: len(store.named("claim_when_ready")) > 10)
         assert len(store.named("exchange")) == exchanges
+
+
+async def test_what_a_wait_has_claimed_is_held_while_a_later_call_gets_no_answer(
+    store: ClaimingBackend, jobs: JobQueue
+) -> None:
+    """Maintenance must not take it for a claim that nobody knows of: its jobs would run twice."""
+    ran: list[int] = []
+
+    @jobs.job
+    async def work() -> None:
+        ran.append(1)
+
+    await work.options(delay=0.1).enqueue()
+    waiting, later = store.hang("claim_when_ready"), store.hang("exchange", skip=1)  # made when the job is due
+    assert waiting.gate is not None
+    assert later.gate is not None
+    async with at_work(jobs, store) as crew:
+        await happens(later.reached)
+        waiting.gate.set()
+        worker, n = store.named("claim_when_ready")[0].args[:2]
+
+        async def claimed() -> bool:
+            return n in (await beneath(store).workers(worker.rpartition(".")[0]))[worker]
+
+        await store.until(claimed)
+        assert _is_held(crew.slot, n)
+        later.gate.set()
+        await until(lambda: bool(ran))
+        await store.until(lambda: crew.count(Word.DONE) == 1)
+    assert ran == [1]
+    assert await left(store) == 0

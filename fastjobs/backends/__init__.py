@@ -18,11 +18,22 @@ _KINDS: Final = {
     "valkeys": ("fastjobs.backends.redis_partitions", "redis_store"),
     "redis+unix": ("fastjobs.backends.redis_partitions", "redis_store"),
     "unix": ("fastjobs.backends.redis_partitions", "redis_store"),
+    "redis+sentinel": ("fastjobs.backends.redis_partitions", "redis_store"),
+    "rediss+sentinel": ("fastjobs.backends.redis_partitions", "redis_store"),
+    "valkey+sentinel": ("fastjobs.backends.redis_partitions", "redis_store"),
+    "valkeys+sentinel": ("fastjobs.backends.redis_partitions", "redis_store"),
     "postgres": ("fastjobs.backends.postgres", "PostgresBackend"),
     "postgresql": ("fastjobs.backends.postgres", "PostgresBackend"),
 }
 
-_ALIASES: Final = {"valkey": "redis", "valkeys": "rediss", "redis+unix": "unix", "postgres": "postgresql"}
+_ALIASES: Final = {
+    "valkey": "redis",
+    "valkeys": "rediss",
+    "redis+unix": "unix",
+    "valkey+sentinel": "redis+sentinel",
+    "valkeys+sentinel": "rediss+sentinel",
+    "postgres": "postgresql",
+}
 
 
 def scheme_of(url: str) -> str:
@@ -54,4 +65,4 @@ def make_store(url: str, *, create: bool = True) -> Store:
 def mask_password(url: str) -> str:
     """*url* with any password in it replaced by ***."""
     masked = re.sub(r"(?<=://)([^/?#@]*?):[^/?#]*@", r"\1:***@", url)
-    return re.sub(r"(?i)([?&](?:password|passwd|sslpassword)=)[^&#]*", r"\1***", masked)
+    return re.sub(r"(?i)([?&]\w*(?:password|passwd)=)[^&#]*", r"\1***", masked)

@@ -134,7 +134,7 @@ class PostgresBackend(WaitsThenClaims):
         except asyncpg.InsufficientPrivilegeError as error:
             raise SchemaError(f"{self.url}: {error}: run it as a user who may create schema {self._address.schema}") from error
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-            raise self._address.error(error) from error
+            raise self._address.error(error, closed=connection.is_closed()) from error
         finally:
             await close_quietly(connection)
 
@@ -201,7 +201,7 @@ class PostgresBackend(WaitsThenClaims):
         try:
             await connection.fetchrow(self._call("push_in", 8), *arguments)
         except (asyncpg.PostgresError, asyncpg.InternalClientError, OSError) as error:
-            raise self._address.error(error) from error
+            raise self._address.error(error, closed=connection.is_closed()) from error
         except asyncpg.InterfaceError as error:
             kind = StoreUnavailable if connection.is_closed() else BackendError
             raise kind(f"{self.url}: {error}") from error

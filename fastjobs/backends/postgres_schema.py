@@ -152,7 +152,7 @@ async def prepare(address: Address, *, may_migrate: bool) -> tuple[Address, list
             " or have it created and owned by this one"
         ) from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-        raise address.error(error) from error
+        raise address.error(error, closed=connection.is_closed()) from error
     finally:
         await close_quietly(connection)
     return address, warnings

@@ -81,8 +81,11 @@ class Address:
             raise self.error(error, connecting=True) from error
         return connection
 
-    def error(self, error: BaseException, *, connecting: bool = False) -> FastjobsError:
-        """fastjobs' exception for one of asyncpg's, a TimeoutError or an OSError; the server's own words are kept."""
+    def error(self, error: BaseException, *, connecting: bool = False, closed: bool = False) -> FastjobsError:
+        """fastjobs' exception for one of asyncpg's, a TimeoutError or an OSError; the server's own words are kept.
+
+        *closed*: the connection is, so whatever the driver says about its own states, the connection was lost.
+        """
         words = str(error) or type(error).__name__
         if isinstance(error, asyncpg.PostgresError):
             state = error.sqlstate or ""
@@ -98,6 +101,8 @@ class Address:
             return StoreUnavailable(f"{self.url}: no answer within {limit_s:g} s")
         if isinstance(error, OSError) or connecting:
             return StoreUnavailable(f"{self.url}: cannot be reached: {words}")
+        if closed:
+            return StoreUnavailable(f"{self.url}: the connection was lost: {words}")
         return BackendError(f"{self.url}: {words}")
 
 

@@ -14,7 +14,8 @@ import msgspec
 
 from fastjobs.backends import mask_password
 from fastjobs.backends.bundles import bundle
-from fastjobs.backends.redis_link import Argument, Links, Script, load_script, split_namespace
+from fastjobs.backends.redis_link import Argument, Links, Script, load_script
+from fastjobs.backends.redis_url import split_namespace
 from fastjobs.errors import BackendError, StoreUnavailable
 from fastjobs.model import MAX_PRIORITY, Adopted, DeadLetter, Entry, Exchanged, QueueStats, Settlement, Stats
 
@@ -40,6 +41,9 @@ class RedisBackend:
 
     Of a Redis Cluster the URL may name several nodes, ``redis://a:7000,b:7000``: the one that holds the app's slot is found,
     and found again after a failover. `redis_partitions` spreads an app over several slots; *tag* and *agree* are its parts'.
+
+    ``redis+sentinel://user:password@a:26379,b:26379/service/0`` is the primary that sentinels know as *service*, followed
+    through failovers; with ``rediss+sentinel://`` TLS to both; ``sentinel_username=`` and ``sentinel_password=`` for them.
 
     *connect_timeout_s* and *call_timeout_s* (seconds) end in StoreUnavailable. ConfigError for a bad URL or namespace.
     """
@@ -90,7 +94,10 @@ class RedisBackend:
         if "valkey_version" not in info and _version(version) < OLDEST:
             oldest = ".".join(map(str, OLDEST))
             raise BackendError(f"{self.url} runs Redis {version}; fastjobs needs Redis {oldest} or newer, or Valkey")
-        if info.get("redis_mode", info.get("server_mode")) == "cluster":
+        mode = info.get("redis_mode", info.get("server_mode"))
+        if mode == "sentinel":
+            raise BackendError(f"{self.url} is a sentinel: use redis+sentinel://host:26379/mymaster")
+        if mode == "cluster":
             self._links.learn(_nodes(await self._links.call("CLUSTER", "NODES")))
         elif self._links.many:
             raise BackendError(f"{self.url} names several servers, but the first that answers is no node of a Redis Cluster")
@@ -185,7 +192,8 @@ class RedisBackend:
 
     def _blocking(self, queues: Sequence[str], timeout_s: float, due_s: float | None) -> tuple[float, tuple[str, ...]]:
         """How long to block for a wake-up, and the command."""
-        bound_s = max(timeout_s if due_s is None else min(timeout_s, due_s), 0.001)  # 0 would block for ever
+        # 0 would block for ever, and Redis 6.2 takes 0.001 for 0: it cuts what it makes of it to whole milliseconds.
+        bound_s = max(timeout_s if due_s is None else min(timeout_s, due_s), 0.002)
         return bound_s, ("BLPOP", *(self._key("wake", queue) for queue in queues), f"{bound_s:.6f}")
 
     async def renew(self, lease: str) -> bool:

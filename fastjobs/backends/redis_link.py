@@ -8,13 +8,14 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import hiredis
 import redis.asyncio
 from redis import exceptions as refusals
 
 from fastjobs.backends import mask_password
+from fastjobs.backends.redis_sentinel import Sentinels
+from fastjobs.backends.redis_url import check_database, split_hosts, split_sentinels
 from fastjobs.backends.redis_wire import Wire
 from fastjobs.errors import BackendError, ConfigError, StaleCall, StoreUnavailable, WorkerGone
 from fastjobs.forks import socket_of, watch
@@ -48,59 +49,11 @@ def load_script(name: str, *, moves: bool = False) -> Script:
     return Script(name, (_LUA / "_moves.lua").read_text("utf-8") + text if moves else text)
 
 
-def split_namespace(url: str, namespace: str | None) -> tuple[str, str]:
-    """*url* as redis-py takes it, and the app's namespace: *namespace*, or the one in the URL's query, or "fj"."""
-    address, _, options = url.partition("?")
-    query = parse_qsl(options, keep_blank_values=True)
-    named = [value for key, value in query if key == "namespace"]
-    chosen = namespace if namespace is not None else named[-1] if named else "fj"
-    if not re.fullmatch(r"[\w.-]{1,64}", chosen, re.ASCII):
-        raise ConfigError(f"namespace: must be 1 to 64 letters, digits, '_', '-' or '.', got {chosen!r:.100}")
-    rest = urlencode([(key, value) for key, value in query if key != "namespace"])
-    return f"{address}?{rest}" if rest else address, chosen
-
-
-def _check_database(url: str, shown: str) -> None:
-    """ConfigError for a database that is no number: redis-py takes database 0 then, without a word."""
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise ConfigError(f"{shown!r} is no Redis URL: {error}") from None
-    if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?[0-9]*", parts.path):
-        raise ConfigError(
-            f"{shown!r} is no Redis URL: its database must be a number, as in redis://host:6379/0, got {parts.path[1:]!r}"
-        )
-    named = dict(parse_qsl(parts.query)).get("db", "0")
-    if not named.isdecimal():
-        raise ConfigError(f"{shown!r} is no Redis URL: db must be a number, got {named!r}")
-
-
-def split_hosts(url: str) -> tuple[str, list[tuple[str, int]]]:
-    """*url* with only its first host, and the (host, port) of all that it names: ``redis://a:7000,b:7001/0`` names two nodes.
-
-    [] for a Unix socket. ConfigError for an address that is none.
-    """
-    head, separator, rest = url.partition("://")
-    if head == "unix":
-        return url, []
-    address = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    tail = rest[len(address) :]
-    user, at, hosts = address.rpartition("@")
-    found = []
-    for host in hosts.split(","):
-        try:
-            parts = urlsplit(f"//{host}")
-            found.append((parts.hostname or "localhost", parts.port or 6379))
-        except ValueError as error:
-            raise ConfigError(f"{mask_password(url)!r} is no Redis URL: {host!r}: {error}") from None
-    return f"{head}{separator}{user}{at}{hosts.partition(',')[0]}{tail}", found
-
-
 class Links:
     """Connections to one server, each lent to one call at a time and dropped after any doubt about its state.
 
     In a cluster it is the node that holds the keys of its first call, found by asking any node, and again after a failover.
-    So all keys of one object must share a hash tag.
+    So all keys of one object must share a hash tag. With sentinels it is the primary that they name.
 
     Dedicated connections instead of redis-py's client: a call through that costs several times more, and its own retries
     would repeat a script behind its caller's back. They belong to the event loop that made them.
@@ -109,9 +62,11 @@ class Links:
     def __init__(self, url: str, connect_timeout_s: float, call_timeout_s: float) -> None:
         self.shown = mask_password(url)
         self.call_timeout_s = call_timeout_s
-        url, self._nodes = split_hosts(url)
+        url, watched = split_sentinels(url)
+        url, nodes = split_hosts(url)
+        self._nodes = nodes if watched is None else []
         self.many = len(self._nodes) > 1  #: the URL names several: they must be nodes of one cluster
-        _check_database(url, self.shown)
+        check_database(url, self.shown)
         try:
             self._source: Any = redis.asyncio.ConnectionPool.from_url(url)
             self._source.connection_kwargs.update(
@@ -128,6 +83,9 @@ class Links:
         except (ValueError, TypeError) as error:
             words = re.sub(r"^.*unexpected keyword argument", "no such option:", str(error).replace(url, self.shown))
             raise ConfigError(f"{self.shown!r} is no Redis URL: {words}") from None
+        options = self._source.connection_kwargs
+        kind = self._source.connection_class
+        self._sentinels = None if watched is None else Sentinels(watched, kind, options, self.shown)
         self._idle: list[Wire] = []
         self._lent: set[Wire] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -208,6 +166,8 @@ class Links:
             found = translate(error, self.shown)
             if isinstance(found, StoreUnavailable):  # it may have become a replica, or lost its cluster: ask anew who it is
                 connection.drop()
+                if self._sentinels is not None:
+                    self._drop_idle()
                 self._try_another(connection)
             else:
                 self._idle.append(connection)
@@ -228,7 +188,7 @@ class Links:
         return reply
 
     def _new(self) -> Wire:
-        return Wire(self._source.connection_class(**self._source.connection_kwargs))
+        return Wire(self._source.connection_class(**self._source.connection_kwargs), self._sentinels)
 
     def _turn_to(self, host: str, port: int) -> None:
         """Call this node from now on. BackendError for a node that a Unix socket belongs to: others have no path here."""

@@ -14,7 +14,8 @@ from urllib.parse import parse_qsl, urlencode
 from fastjobs.backends import mask_password
 from fastjobs.backends.partitions import PartitionedBackend
 from fastjobs.backends.redis import RedisBackend, partitions_key
-from fastjobs.backends.redis_link import Links, split_namespace
+from fastjobs.backends.redis_link import Links
+from fastjobs.backends.redis_url import split_namespace
 from fastjobs.errors import BackendError, ConfigError
 
 MOST: Final = 1024

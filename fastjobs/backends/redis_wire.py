@@ -12,15 +12,18 @@ from typing import Any, Final
 import hiredis
 from redis import exceptions as refusals
 
+from fastjobs.backends.redis_sentinel import Sentinels
+
 _MORE: Final = object()
 """What the reader says when a reply is not complete. None and False are replies."""
 
 
 class Wire(asyncio.Protocol):
-    """One call at a time. *opener*: a redis-py connection, not yet connected."""
+    """One call at a time. *opener*: a redis-py connection, not yet connected; *sentinels* tell where to, if there are any."""
 
-    def __init__(self, opener: Any) -> None:
+    def __init__(self, opener: Any, sentinels: Sentinels | None = None) -> None:
         self._opener = opener
+        self._sentinels = sentinels
         self._streams: Any = None  # kept: a stream writer that goes closes its transport
         self._transport: asyncio.Transport | None = None
         self._reply: asyncio.Future[Any] | None = None
@@ -65,7 +68,13 @@ class Wire(asyncio.Protocol):
 
     async def _open(self) -> asyncio.Transport:
         opener = self._opener
-        await opener.connect()
+        try:
+            await (opener.connect() if self._sentinels is None else self._sentinels.connect(opener))
+        except BaseException:
+            if opener._writer is not None:  # it was to go no further: a cancellation, a replica
+                opener._writer.transport.abort()
+                opener._reader = opener._writer = None
+            raise
         self._streams = reader, writer = opener._reader, opener._writer
         opener._reader = opener._writer = None  # its own end would close them
         transport: asyncio.Transport = writer.transport

@@ -6,16 +6,24 @@ from typing import Any
 
 import redis.asyncio
 
-from fastjobs.backends.redis_link import split_hosts, split_namespace
+from fastjobs.backends import mask_password
 from fastjobs.backends.redis_partitions import split_partitions
+from fastjobs.backends.redis_sentinel import Sentinels
+from fastjobs.backends.redis_url import split_hosts, split_namespace, split_sentinels
 from fastjobs.errors import StoreUnavailable
 
 
 async def client_of(url: str) -> Any:
     """Connected. StoreUnavailable if the server does not answer; ConfigError for a bad URL."""
-    server = split_hosts(split_namespace(split_partitions(url)[0], None)[0])[0]
+    server, watched = split_sentinels(split_namespace(split_partitions(url)[0], None)[0])
+    server = split_hosts(server)[0]
     client: Any = redis.asyncio.from_url(server)
     try:
+        if watched is not None:
+            pool = client.connection_pool
+            options = pool.connection_kwargs
+            primary = await Sentinels(watched, pool.connection_class, options, mask_password(url)).primary()
+            options["host"], options["port"] = primary
         if (await client.info("cluster")).get("cluster_enabled"):
             await client.aclose()
             cluster: Any = redis.asyncio.RedisCluster.from_url(server)

@@ -155,10 +155,7 @@ class RedisServer:
 
     def _launch(self) -> bool:
         """Start the program and wait until it answers; False if its port was taken."""
-        command = [str(self._bin), "--port", str(self._port), "--bind", "127.0.0.1", "--unixsocket", str(self._socket)]
-        bus = {"cluster-port": self.bus_port} if "cluster-enabled" in self._settings else {}
-        for name, value in {"dir": str(self._home), **bus, **self._settings}.items():
-            command += [f"--{name}", value]
+        command = self._command()
         told = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
             process = subprocess.Popen(
@@ -177,6 +174,14 @@ class RedisServer:
             time.sleep(0.005)  # there is nothing to wait on: it makes its socket when it is ready
         self._process = process
         return True
+
+    def _command(self) -> list[str]:
+        """What starts the program."""
+        command = [str(self._bin), "--port", str(self._port), "--bind", "127.0.0.1", "--unixsocket", str(self._socket)]
+        bus = {"cluster-port": self.bus_port} if "cluster-enabled" in self._settings else {}
+        for name, value in {"dir": str(self._home), **bus, **self._settings}.items():
+            command += [f"--{name}", value]
+        return command
 
     def _answers(self) -> bool:
         """It accepts connections and has loaded its data."""

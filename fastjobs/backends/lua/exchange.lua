@@ -220,6 +220,23 @@ local function claim()
   return left
 end
 
+-- Notes the call in one write: were its claims there without its number, its repeat would be refused.
+local function note(answer)
+  if #opened > CHUNK then
+    write_pairs('HSET', record, opened, 'HDEL', 1)
+    opened = {}
+  end
+  redis.call('HSET', record, 'n', n, 'result', answer, unpack(opened))
+  undo[#undo + 1] = forget
+  if #opened > 0 then
+    local taken_back = {'HDEL', record}
+    for position = 1, #opened, 2 do
+      taken_back[#taken_back + 1] = opened[position]
+    end
+    undo[#undo + 1] = taken_back
+  end
+end
+
 local function remove_originals(due_copied)
   in_chunks(#settled_keys, function(from, to)
     redis.call('UNLINK', unpack(settled_keys, from, to))
@@ -261,8 +278,7 @@ return atomically(function()
     more = 1
   end
   local answer = table.concat(kept) .. '|' .. more .. '|' .. (next_due and string.format('%.6f', math.max(next_due - now, 0)) or '')
-  write_pairs('HSET', record, opened, 'HDEL', 1)
-  write({'HSET', record, 'n', n, 'result', answer}, forget)
+  note(answer)
   remove_originals(due_copied)
   for queue = 1, queue_count do
     local base = 2 + (queue - 1) * QUEUE_KEYS

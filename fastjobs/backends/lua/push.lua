@@ -62,8 +62,8 @@ local function store()
 end
 
 return atomically(function()
-  note()
   local new_heads = is_new and store() or {}
+  note() -- last: a push that stands in the record without its jobs would never be stored
   commit()
   in_chunks(#answered, function(from, to)
     redis.call('HDEL', record, unpack(answered, from, to))
