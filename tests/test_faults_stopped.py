@@ -1,0 +1,119 @@
+"""Processes that are stopped for longer than their lease, one of a machine or all of it, while a second machine looks on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fastjobs import clock
+from tests.processes import ledger
+from tests.processes import stores as look
+from tests.processes.driver import SOON_S, Supervised
+from tests.test_accounts import Fates, balance
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="names processes as only Linux does")
+
+each_server = pytest.mark.parametrize("store_kind", ["socket", "redis", "postgres"])
+
+SHORT = {"lease_ttl": 1}
+
+
+class Machines(Fates):
+    """Two supervisors that share a store and no process."""
+
+    def machine(self, **options: object) -> Supervised:
+        return self.supervise(workers=2, worker=SHORT, **options)
+
+    def renewed(self, times: int) -> None:
+        """Wait until every lease was renewed *times* times more: six take longer than a lease lasts."""
+        before = look.leases(self.url)
+        deadline = clock.monotonic() + SOON_S
+        while any(counter < before[lease] + times for lease, counter in look.leases(self.url).items() if lease in before):
+            assert clock.monotonic() < deadline, f"{before} {look.leases(self.url)}"
+
+    def ran(self, supervised: Supervised) -> set[int]:
+        """Processes of this machine that have run a job."""
+        pids = {child.pid for child in supervised.children()}
+        return {line.pid for line in ledger.read(self.path) if line.pid in pids}
+
+
+@contextmanager
+def stopped(pids: list[int]) -> Iterator[None]:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+@each_server
+def test_a_worker_and_its_supervisor_may_be_stopped_longer_than_the_lease_and_no_other_machine_takes_their_jobs(
+    store_url: str, tmp_path: Path
+) -> None:
+    fates = Machines(store_url, tmp_path / "ledger")
+    fates.enqueue(100, 0.2)
+    with fates.machine() as one:
+        fates.until(10, one)
+        with fates.machine() as other:
+            fates.until(50, one)
+            with stopped([one.process.pid, fates.workers(one)[0].pid]):
+                fates.renewed(6)
+            fates.enqueue(100)
+            fates.until(200, one)
+            for fleet in (one, other):
+                fleet.send(signal.SIGTERM)
+                assert fleet.ends() == 0
+    balance(fates)  # nobody was killed: nothing has run twice
+
+
+@each_server
+def test_a_machine_that_stood_still_longer_than_its_lease_has_lost_its_jobs_and_works_on(
+    store_url: str, tmp_path: Path
+) -> None:
+    fates = Machines(store_url, tmp_path / "ledger")
+    fates.enqueue(20, 0.2)
+    with fates.machine() as one:
+        fates.until(20, one)
+        with fates.machine() as other:
+            fates.enqueue(200, 0.2)
+            fates.until(60, other)
+            fates.killed |= fates.ran(one)  # what they hold now runs elsewhere, and here when they wake
+            with stopped([one.process.pid, *(child.pid for child in one.children())]):
+                other.log("whose lease has ended")
+                fates.until(220, other)
+            one.log("may run elsewhere")
+            other.send(signal.SIGTERM)
+            assert other.ends() == 0
+        fates.enqueue(20)
+        fates.until(240, one)
+        one.send(signal.SIGTERM)
+        assert one.ends() == 0
+    balance(fates)
+
+
+@pytest.mark.parametrize("store_kind", ["socket"])
+def test_a_machine_that_stood_still_does_not_take_its_own_processes_for_silent(store_url: str, tmp_path: Path) -> None:
+    fates = Machines(store_url, tmp_path / "ledger")
+    fates.enqueue(60, 0.2)
+    with fates.supervise(workers=2, watchdog=2, worker={"lease_ttl": 6}) as fleet:
+        fates.until(10, fleet)
+        before = {child.pid for child in fleet.children()}
+        # The supervisor wakes first, and sees the others as they were.
+        with stopped([fleet.process.pid, *before]):
+            threading.Event().wait(2.5)
+            os.kill(fleet.process.pid, signal.SIGCONT)
+            fleet.progress()
+        fates.until(60, fleet)
+        assert {child.pid for child in fleet.children()} == before
+        fleet.send(signal.SIGTERM)
+        assert fleet.ends() == 0
+    balance(fates)
