@@ -7,7 +7,10 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from fastjobs import JobQueue
+from fastjobs import JobQueue, rescue
+
+if claims_s := os.environ.get("TEST_CLAIMS_S"):
+    rescue.CLAIMS_S = float(claims_s)  # type: ignore[misc]
 
 jobs = JobQueue()
 
