@@ -93,8 +93,7 @@ class Tried(Fates):
 # -- crashes and restarts ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fsync", ["always", "everysec"])
-@pytest.mark.parametrize("kind", ["redis", "valkey"])
+@pytest.mark.parametrize(("kind", "fsync"), [("redis", "always"), ("valkey", "everysec")])
 def test_a_redis_that_writes_everything_down_loses_no_job_in_a_crash(kind: Kind, fsync: str, tmp_path: Path) -> None:
     server = RedisServer(kind, appendonly=True, appendfsync=fsync)
     with running(server):
@@ -156,7 +155,7 @@ def test_a_postgres_that_crashes_loses_no_job(how: str, postgres: PostgresServer
     fates = Tried(PostgresPlace(server).url(), tmp_path / "ledger")
     fates.enqueue(300)
     with fates.supervise(workers=2, env={"TEST_CLAIMS_S": "0.5"}) as fleet:
-        for finished in (50, 200):
+        for finished in (50,) if how == "kill" else (50, 200):
             fates.until(finished, fleet)
             with fates.producing():
                 if how == "kill":
