@@ -83,7 +83,7 @@ def test_a_redis_whose_snapshots_fail_for_a_while_costs_nothing_but_time(
 
 def test_a_redis_that_is_full_refuses_jobs_and_its_workers_empty_it(server: RedisServer, fates: Tried) -> None:
     fates.enqueue(300)
-    server.command("CONFIG", "SET", "maxmemory", "1mb")  # it uses more
+    server.command("CONFIG", "SET", "maxmemory", "1")
     try:
         with pytest.raises(BackendError, match="out of memory and stored nothing: raise its maxmemory") as refused:
             fates.enqueue(10)
