@@ -65,15 +65,13 @@ def test_reloads_under_load_run_every_job_once(store_url: str, shop: Shop, tmp_p
         fates.until(20, fleet)
         with fates.producing():
             for _ in range(3):
-                before = fates.workers(fleet)
                 shop.deploy()
                 fleet.send(signal.SIGHUP)
                 fleet.expect("up", reloaded=True)
                 fates.until(fates.finished() + 20, fleet)  # by old workers and by new ones
-            while any(worker.is_running() for worker in before):
+            while not Path(f"{fates.path}.4").exists():  # the last version has run jobs
                 fleet.progress()
         fates.ends_well(fleet)
-    assert [int(file.suffix[1:]) for file in sorted(tmp_path.glob("ledger.*"))][-1] == 4, "the last version has run jobs"
     balance(fates)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,7 @@ DEADLY: list[tuple[str, Prepare]] = [
 FAILING: list[tuple[str, Prepare]] = [
     ("SystemExit", lambda n, path: rogues.raises.prepare(n, path, "SystemExit")),
     ("KeyboardInterrupt", lambda n, path: rogues.raises.prepare(n, path, "KeyboardInterrupt")),
+    ("GeneratorExit", lambda n, path: rogues.raises.prepare(n, path, "GeneratorExit")),
     ("Untypical", lambda n, path: rogues.raises.prepare(n, path, "Untypical")),
     ("Untypical", rogues.raises_in_a_thread.prepare),
     ("CancelledError", rogues.cancels_itself.prepare),
@@ -121,6 +123,24 @@ def test_a_worker_that_its_handler_tells_to_stop_drains_and_is_replaced(store_ur
         assert fleet.ends() == 0
         [pid] = company.started_by(job)
         assert f"(process {pid}, " in fleet.log("ended with exit code 0")
+    balance(company)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system tells how large a process is")
+@pytest.mark.parametrize("store_kind", ["socket"])
+def test_workers_that_leak_memory_are_replaced_and_no_job_runs_twice(store_url: str, tmp_path: Path) -> None:
+    company = Company(store_url, tmp_path / "ledger")
+    with company.supervise(SPEC, workers=2, worker={"max_rss_mb": 120}) as fleet:
+        for _ in range(3):
+            company.enqueue(60)
+            leaking = company.enqueue_rogue(lambda n, path: rogues.leaks.prepare(n, path, 120))
+            company.enqueue(60)
+            assert "MiB of resident memory" in fleet.log("is replaced")
+        company.until(company.accepted, fleet)
+        [leaked] = company.started_by(leaking)
+        fleet.send(signal.SIGTERM)
+        assert fleet.ends() == 0
+        assert f"(process {leaked}) is replaced" in fleet.stderr()
     balance(company)
 
 

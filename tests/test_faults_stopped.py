@@ -100,6 +100,26 @@ def test_a_machine_that_stood_still_longer_than_its_lease_has_lost_its_jobs_and_
     balance(fates)
 
 
+@pytest.mark.parametrize("store_kind", ["socket", "postgres"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_the_end_of_maintenance_under_load_costs_no_job_a_second_run(
+    store_url: str, tmp_path: Path, how: signal.Signals
+) -> None:
+    fates = Fates(store_url, tmp_path / "ledger")
+    fates.enqueue(300)
+    with fates.supervise(workers=2) as fleet:
+        fates.until(50, fleet)
+        [maintenance] = [child for child in fleet.children() if child.name() == "fj-maintenance"]
+        maintenance.send_signal(how)
+        fleet.log("has been silent" if how == signal.SIGSTOP else "was killed by SIGKILL; the next one starts")
+        fates.kill_one(fleet)  # its heir has work to do
+        fates.enqueue(100)
+        fates.until(400, fleet)
+        fleet.send(signal.SIGTERM)
+        assert fleet.ends() == 0
+    balance(fates)
+
+
 @pytest.mark.parametrize("store_kind", ["socket"])
 def test_a_machine_that_stood_still_does_not_take_its_own_processes_for_silent(store_url: str, tmp_path: Path) -> None:
     fates = Machines(store_url, tmp_path / "ledger")

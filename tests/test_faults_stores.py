@@ -77,6 +77,8 @@ class Tried(Fates):
     def ends_well(self, fleet: Supervised) -> None:
         """All that was accepted finishes, by the same workers, and the supervisor ends as it should."""
         self.until(self.accepted, fleet)
+        while self.left():  # what the store has forgotten to be done is done again
+            fleet.progress()
         fleet.send(signal.SIGTERM)
         assert fleet.ends() == 0
         deaths = [
@@ -84,6 +86,11 @@ class Tried(Fates):
         ]
         assert deaths == []
         assert fleet.final()["dead"] == 0
+
+    def left(self) -> int:
+        """Jobs that the store holds."""
+        stats = look.stats(self.url)
+        return stats.running + sum(queue.ready + queue.delayed for queue in stats.queues)
 
     def blame_all(self) -> None:
         """The store has forgotten what it was told last: whatever ran may run again."""

@@ -56,7 +56,7 @@ def closes_descriptors_from_a_thread(n: int, path: str) -> None:
 @jobs.job(max_attempts=1)
 async def raises(n: int, path: str, error: str) -> None:
     ledger.started(n, path)
-    raise {"SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt, "Untypical": Untypical}[error]("by a handler")
+    raise {kind.__name__: kind for kind in (SystemExit, KeyboardInterrupt, GeneratorExit, Untypical)}[error]("by a handler")
 
 
 @jobs.job(max_attempts=1)
@@ -86,6 +86,16 @@ def never_returns_in_a_thread(n: int, path: str) -> None:
     ledger.started(n, path)
     while not threading.Event().wait(0.01):
         pass
+
+
+@jobs.job
+async def leaks(n: int, path: str, mib: int) -> None:
+    ledger.started(n, path)
+    leaked.append(b"x" * (mib << 20))
+    ledger.finished(n, path)
+
+
+leaked: list[bytes] = []
 
 
 @jobs.job
