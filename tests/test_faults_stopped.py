@@ -6,17 +6,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from fastjobs import clock
 from tests.processes import ledger
-from tests.processes import stores as look
-from tests.processes.driver import SOON_S, Supervised
+from tests.processes.driver import Supervised, stopped
 from tests.test_accounts import Fates, balance
+from tests.test_faults_stores import Tried
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="names processes as only Linux does")
 
@@ -25,18 +22,11 @@ each_server = pytest.mark.parametrize("store_kind", ["socket", "redis", "postgre
 SHORT = {"lease_ttl": 1}
 
 
-class Machines(Fates):
+class Machines(Tried):
     """Two supervisors that share a store and no process."""
 
     def machine(self, **options: object) -> Supervised:
         return self.supervise(workers=2, worker=SHORT, **options)
-
-    def renewed(self, times: int) -> None:
-        """Wait until every lease was renewed *times* times more: six take longer than a lease lasts."""
-        before = look.leases(self.url)
-        deadline = clock.monotonic() + SOON_S
-        while any(counter < before[lease] + times for lease, counter in look.leases(self.url).items() if lease in before):
-            assert clock.monotonic() < deadline, f"{before} {look.leases(self.url)}"
 
     def ran(self, supervised: Supervised) -> set[int]:
         """Processes of this machine that have run a job."""
@@ -44,31 +34,21 @@ class Machines(Fates):
         return {line.pid for line in ledger.read(self.path) if line.pid in pids}
 
 
-@contextmanager
-def stopped(pids: list[int]) -> Iterator[None]:
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-
-
 @each_server
 def test_a_worker_and_its_supervisor_may_be_stopped_longer_than_the_lease_and_no_other_machine_takes_their_jobs(
     store_url: str, tmp_path: Path
 ) -> None:
     fates = Machines(store_url, tmp_path / "ledger")
-    fates.enqueue(100, 0.2)
+    fates.enqueue(20, 0.2)
     with fates.machine() as one:
-        fates.until(10, one)
+        fates.until(20, one)
         with fates.machine() as other:
-            fates.until(50, one)
+            fates.enqueue(160, 0.2)
+            fates.until(60, one)
             with stopped([one.process.pid, fates.workers(one)[0].pid]):
                 fates.renewed(6)
             fates.enqueue(100)
-            fates.until(200, one)
+            fates.until(280, one)
             for fleet in (one, other):
                 fleet.send(signal.SIGTERM)
                 assert fleet.ends() == 0

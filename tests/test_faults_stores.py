@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 import asyncpg
 import pytest
 
+from fastjobs import clock
 from tests.processes import ledger
 from tests.processes import stores as look
 from tests.processes.driver import SOON_S, Supervised
@@ -86,6 +87,13 @@ class Tried(Fates):
         ]
         assert deaths == []
         assert fleet.final()["dead"] == 0
+
+    def renewed(self, times: int) -> None:
+        """Wait until every lease was renewed *times* times more: four take longer than a lease lasts."""
+        before = look.leases(self.url)
+        deadline = clock.monotonic() + SOON_S
+        while any(counter < before[lease] + times for lease, counter in look.leases(self.url).items() if lease in before):
+            assert clock.monotonic() < deadline, f"{before} {look.leases(self.url)}"
 
     def left(self) -> int:
         """Jobs that the store holds."""
@@ -191,12 +199,13 @@ def test_an_outage_longer_than_the_lease_takes_no_job_from_anybody(
             server = stack.enter_context(running(RedisServer(appendonly=True, appendfsync="always")))
             url = server.url
         fates = Tried(url, tmp_path / "ledger")
-        fates.enqueue(20, 1.5)  # longer than the lease: they end during the outage
-        fates.enqueue(20, 4.0)  # these long after it
-        with (
-            fates.supervise(workers=1, worker={"lease_ttl": 1}) as one,
-            fates.supervise(workers=1, worker={"lease_ttl": 1}) as two,
-        ):
+        short = {"lease_ttl": 1}
+        with fates.supervise(workers=1, worker=short) as one, fates.supervise(workers=1, worker=short) as two:
+            one.progress(workers=1)
+            two.progress(workers=1)
+            fates.renewed(4)  # each has seen the other's lease
+            fates.enqueue(20, 1.5)  # longer than the lease: they end during the outage
+            fates.enqueue(20, 4.0)  # these long after it
             fates.until_started(40, one)
             if isinstance(server, PostgresServer):
                 asyncio.run(checkpoint(server.url))  # the claims are on disk
