@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="names processes
 
 each_server = pytest.mark.parametrize("store_kind", ["socket", "redis", "postgres"])
 
-SHORT = {"lease_ttl": 1}
+SHORT = {"lease_ttl": 2}
 
 
 class Machines(Tried):
@@ -46,7 +46,7 @@ def test_a_worker_and_its_supervisor_may_be_stopped_longer_than_the_lease_and_no
             fates.enqueue(160, 0.2)
             fates.until(60, one)
             with stopped([one.process.pid, fates.workers(one)[0].pid]):
-                fates.renewed(6)
+                fates.renewed(4)
             fates.enqueue(100)
             fates.until(280, one)
             for fleet in (one, other):

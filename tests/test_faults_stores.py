@@ -199,13 +199,13 @@ def test_an_outage_longer_than_the_lease_takes_no_job_from_anybody(
             server = stack.enter_context(running(RedisServer(appendonly=True, appendfsync="always")))
             url = server.url
         fates = Tried(url, tmp_path / "ledger")
-        short = {"lease_ttl": 1}
+        short = {"lease_ttl": 2}
         with fates.supervise(workers=1, worker=short) as one, fates.supervise(workers=1, worker=short) as two:
             one.progress(workers=1)
             two.progress(workers=1)
             fates.renewed(4)  # each has seen the other's lease
-            fates.enqueue(20, 1.5)  # longer than the lease: they end during the outage
-            fates.enqueue(20, 4.0)  # these long after it
+            fates.enqueue(20, 2.5)  # longer than the lease: they end during the outage
+            fates.enqueue(20, 5.0)  # these long after it
             fates.until_started(40, one)
             if isinstance(server, PostgresServer):
                 asyncio.run(checkpoint(server.url))  # the claims are on disk
