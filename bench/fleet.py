@@ -20,7 +20,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,6 +50,10 @@ APP = """
         if number > 0 and not again.exists():
             again.touch()
             await asyncio.sleep(60)
+
+    @jobs.job
+    async def load(seconds: float) -> None:
+        await asyncio.sleep(seconds)
 """
 
 
@@ -57,7 +61,7 @@ class Fleet:
     """A running `fastjobs supervise`."""
 
     def __init__(self, url: str, workers: int, directory: Path, ear: socket.socket) -> None:
-        self._ear = ear
+        self.ear = ear  #: where its jobs report to
         self.began = time.monotonic()
         command = (sys.executable, "-m", "fastjobs", "supervise", "-n", str(workers), "--backend", url, "fleet_app:jobs")
         path = os.pathsep.join((str(directory), str(ROOT)))
@@ -68,7 +72,7 @@ class Fleet:
     def hear(self, number: int) -> tuple[int, float]:
         """Process and time of the next run of job *number*."""
         while True:
-            heard, pid, at = HEARD.unpack(self._ear.recv(HEARD.size))
+            heard, pid, at = HEARD.unpack(self.ear.recv(HEARD.size))
             if heard == number:
                 return pid, at
 
@@ -84,8 +88,8 @@ class Fleet:
 
 
 @contextmanager
-def fleet_of(url: str, workers: int) -> Iterator[tuple[Fleet, str]]:
-    """A fleet on an empty store with one job in it; where its handler reports to."""
+def fleet_of(url: str, workers: int, end: Callable[[Fleet], None] = Fleet.stop) -> Iterator[tuple[Fleet, str]]:
+    """A fleet on an empty store with one job in it; where its handler reports to. *end* ends it."""
     with tempfile.TemporaryDirectory(prefix="fastjobs-fleet-") as name:
         directory, place = Path(name), f"{name}/ear"
         (directory / "fleet_app.py").write_text(textwrap.dedent(APP))
@@ -97,7 +101,7 @@ def fleet_of(url: str, workers: int) -> Iterator[tuple[Fleet, str]]:
             try:
                 yield fleet, place
             finally:
-                fleet.stop()
+                end(fleet)
 
 
 def enqueue(url: str, place: str, numbers: Sequence[int]) -> None:

@@ -41,6 +41,7 @@ class Death:
     error: str  #: in short: "SIGKILL", "exit code 3", "lease ended"
     message: str  #: in full
     started: dict[int, bool] = field(default_factory=dict)  #: as `Slot.started` gave it
+    ended: bool = False  #: nothing was running, but jobs that the store had not been told of yet had ended
     drained: bool = False  #: it was told to stop: no loss
     machine: bool = False  #: it is the lease that ended, with no evidence against a job: any of its jobs may have started
     traceback: str = ""  #: its stacks, if the watchdog took them
@@ -50,6 +51,7 @@ def death_in(slot: Slot, lease: str) -> Death:
     """The death of the worker in *slot*, which is DEAD."""
     words = slot.words
     error, message = describe_exit(words[Word.EXIT_STATUS], words[Word.MAX_RSS_KIB])
+    started = slot.started()
     if words[Word.SILENT_MS]:
         error = "watchdog"
         message += f"; the watchdog had it killed, as its event loop had not turned for {words[Word.SILENT_MS] / 1000:.1f} s"
@@ -57,7 +59,8 @@ def death_in(slot: Slot, lease: str) -> Death:
         worker=slot.worker_id(lease),
         error=error,
         message=f"its worker, process {words[Word.PID]}, {message}",
-        started=slot.started(),
+        started=started,
+        ended=bool(words[Word.ENDED]) and not started,
         drained=bool(words[Word.DRAINED]),
         traceback=slot.stack,
     )
@@ -94,27 +97,34 @@ def judged(claims: Sequence[Sequence[bytes]], deaths: Sequence[Death], terms: Te
     A job that had not started goes back to the head unchanged, and so does one of a worker that was told to stop. One that
     outlived its time limit has failed its attempt, under the app's *terms* (only a worker of this app can have marked it); any
     other started job suffered a loss. What cannot be read is dead.
+
+    A worker may die of a job that has ended: one that corrupted its memory or closed its files. If it dies before the store
+    hears of that end, while nothing runs, all that it held share the loss, and are suspects at most; if that was one job, it is
+    proved guilty. Otherwise such a job would go back, unblamed, to kill the next worker, for ever.
     """
     running = {word: death for death in deaths for word in death.started}
-    machine = next((death for death in deaths if death.machine), None)
-    judge = partial(_judge, running, machine, terms, rng)
+    whole = next((death for death in deaths if death.machine or (death.ended and not death.drained)), None)
+    alone = sum(map(len, claims)) == 1
+    judge = partial(_judge, running, whole, alone, terms, rng)
     return [[judge(index, envelope) for index, envelope in enumerate(claim)] for claim in claims]
 
 
-def _judge(running: dict[int, Death], machine: Death | None, terms: Terms, rng: Random, index: int, envelope: bytes) -> Outcome:
+def _judge(
+    running: dict[int, Death], whole: Death | None, alone: bool, terms: Terms, rng: Random, index: int, envelope: bytes
+) -> Outcome:
     try:
         job = decode_job(envelope)
     except SerializationError as error:
         aside = set_aside(index, envelope, error, "")
         # One of a later version goes back at once: the worker it was claimed by may have been of that version.
         return _unchanged(aside, envelope) if aside.kind == Kind.RETRY else aside
-    death = machine or running.get(id_word(job.id))
-    if death is None or (death.drained and not death.started[id_word(job.id)]):
+    death = running.get(id_word(job.id)) or whole
+    if death is None or (death.drained and not death.started.get(id_word(job.id))):
         return Outcome(index, int(Kind.RELEASED), Entry(job.id, job.queue, job.priority, envelope))
-    return outcome_of(index, _verdict(job, death, terms, rng))
+    return outcome_of(index, _verdict(job, death, alone, terms, rng))
 
 
-def _verdict(job: Job, death: Death, terms: Terms, rng: Random) -> Verdict:
+def _verdict(job: Job, death: Death, alone: bool, terms: Terms, rng: Random) -> Verdict:
     """On a job that had started, or may have."""
     if death.started.get(id_word(job.id)):
         limit = TimeLimitExceeded(f"still running long after its time limit, its worker had to be replaced: {death.message}")
@@ -122,7 +132,8 @@ def _verdict(job: Job, death: Death, terms: Terms, rng: Random) -> Verdict:
         handler = terms.handler_of(job.name)
         return after_failure(job, limit, failure, terms.policy(job, handler), terms.max_attempts(job, handler), rng)
     failure = _failure(job, "lost", death.error, death.message, death)
-    return after_loss(job, failure, alone=len(death.started) == 1, evidence=not death.machine)
+    alone = len(death.started) == 1 or (death.ended and alone)
+    return after_loss(job, failure, alone=alone, evidence=bool(death.started) or (death.ended and alone))
 
 
 def _failure(job: Job, kind: str, error: str, message: str, death: Death) -> Failure:

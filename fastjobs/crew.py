@@ -54,6 +54,23 @@ STACKS_S: Final = 0.5
 RECYCLE_JITTER: Final = 0.1
 """Workers are recycled at up to so much below their limits, not all at once."""
 
+PAUSE_S: Final = 1.0
+"""The supervisor looks four times a second; after so long without a look it had been stopped itself, and others with it."""
+
+
+class Attention:
+    """Since when this process has looked on without a pause: whatever was silent while it was stopped itself may be well."""
+
+    def __init__(self) -> None:
+        self._since = self._looked = 0.0
+
+    def since(self, now: float) -> float:
+        """clock.monotonic. To be called at each look."""
+        if now - self._looked > PAUSE_S:
+            self._since = now
+        self._looked = now
+        return self._since
+
 
 class WorkerProcess(msgspec.Struct):
     """One worker process. Survives the supervisor's exec as JSON."""
@@ -108,6 +125,7 @@ class Crew:
         self._worked = False
         self._died_young = False
         self._weighed_at = 0.0  # clock.monotonic, of the last look at resident memory
+        self._attention = Attention()
 
     # -- the number of workers ----------------------------------------------------------------------------------------
 
@@ -247,12 +265,13 @@ class Crew:
         weigh = self.options.max_rss_mb is not None and now - self._weighed_at >= 1.0
         if weigh:
             self._weighed_at = now
+        looking_since = self._attention.since(now)
         for process in list(self.processes.values()):
             words = self.slots.slots[process.slot].words
             if words[Word.STATE] == State.RUNNING:
                 self._worked = True
             if self._watchdog_s is not None and not process.silent and words[Word.TICK_NS]:
-                silent_s = now - words[Word.TICK_NS] / 1e9
+                silent_s = now - max(words[Word.TICK_NS] / 1e9, looking_since)
                 if silent_s > self._watchdog_s:
                     self._ask_for_stacks(process, silent_s)
             if not process.leaving and (why := self._reason_to_replace(process, weigh=weigh)):

@@ -261,7 +261,7 @@ class Execution:
         known = ", ".join(sorted(self.registry.names())[:20]) or "none"
         error = UnknownJobError(f"no handler named {job.name!r} in this worker; it knows: {known}")
         failure = failure_of(job, "unknown", error, self.worker)
-        verdict = after_unknown(job, failure, now=clock.wall(), dead=self.unknown_is_dead)
+        verdict = after_unknown(job, failure, dead=self.unknown_is_dead)
         return self._judged(job, error, verdict, 0.0)
 
     def _judged(self, job: Job, error: BaseException, verdict: Verdict, started: float) -> Verdict:

@@ -204,26 +204,28 @@ def after_undecodable(job: Job, failure: Failure) -> Verdict:
     return Verdict(Kind.DEAD, msgspec.structs.replace(job, attempts=job.attempts + 1, history=_with_failure(job, failure)))
 
 
-def after_unknown(job: Job, failure: Failure, *, now: float, dead: bool) -> Verdict:
+def after_unknown(job: Job, failure: Failure, *, dead: bool) -> Verdict:
     """The verdict on a job whose name no handler of this worker has.
 
     A deploy looks like this from the old workers: the job goes back with a growing delay (1, 1, 2, 4, … up to 60 s) and is dead
-    an hour after the first worker that did not know it; with *dead*, at once. *now* in seconds since the epoch.
+    once these delays come to an hour; with *dead*, at once.
     """
-    first_seen = header(job, "unknown_since", float)
-    first_seen = now if first_seen is None else min(first_seen, now)
-    waited_s = now - first_seen
-    if dead or waited_s >= UNKNOWN_LIMIT_S:
+    # The delays, which the store measures, not times of day: a machine whose clock is an hour ahead would end the wait at once.
+    put_off_s = header(job, "unknown_s", float) or 0.0
+    if not put_off_s >= 0.0:  # no worker of ours wrote it
+        put_off_s = 0.0
+    if dead or put_off_s >= UNKNOWN_LIMIT_S:
         return Verdict(Kind.DEAD, msgspec.structs.replace(job, history=_with_failure(job, failure)))
-    delay_s = min(max(UNKNOWN_FIRST_DELAY_S, waited_s), UNKNOWN_CAP_S)
-    return Verdict(Kind.RETRY, msgspec.structs.replace(job, headers=with_header(job, "unknown_since", first_seen)), delay_s)
+    delay_s = min(max(UNKNOWN_FIRST_DELAY_S, put_off_s), UNKNOWN_CAP_S)
+    headers = with_header(job, "unknown_s", put_off_s + delay_s)
+    return Verdict(Kind.RETRY, msgspec.structs.replace(job, headers=headers), delay_s)
 
 
 def known_again(job: Job) -> Job:
     """*job* without the mark of having met a worker that did not know it."""
-    if not job.headers or "unknown_since" not in job.headers:
+    if not job.headers or "unknown_s" not in job.headers:
         return job
-    rest = {key: value for key, value in job.headers.items() if key != "unknown_since"}
+    rest = {key: value for key, value in job.headers.items() if key != "unknown_s"}
     return msgspec.structs.replace(job, headers=rest or None)
 
 
@@ -248,5 +250,5 @@ def after_loss(job: Job, failure: Failure, *, alone: bool, evidence: bool) -> Ve
 
 def requeued(job: Job) -> Job:
     """A dead letter as it goes back to work by hand: no attempts, no losses, its history kept."""
-    kept = {key: value for key, value in (job.headers or {}).items() if key not in ("snoozes", "unknown_since")}
+    kept = {key: value for key, value in (job.headers or {}).items() if key not in ("snoozes", "unknown_s")}
     return msgspec.structs.replace(job, attempts=0, losses=0, headers=kept or None)

@@ -40,6 +40,8 @@ end and begin together, one worker's share of the last wave ran after the other'
 STUCK_AFTER_S: Final = 10.0
 """A run told to stop that still runs after so long is stuck: its worker has to be replaced."""
 
+ENDED: Final = int(Word.ENDED)
+
 Item = tuple[bytes, OpenClaim, int]
 """A claimed job's envelope, its claim, and its index there.
 
@@ -113,6 +115,13 @@ class Runners:
         if not self._waking:
             self._wake_one()
         self._sweep_soon()
+
+    def run_alone(self, item: Item) -> None:
+        """Run a job that workers died of, while nothing runs. If this one dies too, nothing else is to look guilty."""
+        for runner in self._tasks:
+            self._words[runner.base] = 0  # a runner whose job has just ended may not have come to it
+        self.alone = True
+        self.add([item])
 
     def take_back(self) -> list[Item]:
         """Empty `ready` and return what was in it."""
@@ -221,10 +230,12 @@ class Runners:
             else:
                 claim.end(index, outcome_of(index, verdict))
             if not claim.left:
+                words[ENDED] = 1
                 self.over.append(claim)
                 self._on_change()
                 await asyncio.sleep(0)  # the worker sends it off while the next claim's jobs run
             elif not claim.ended_since:
+                words[ENDED] = 1
                 claim.ended_since = clock.monotonic()
                 self._on_change()
             # Context variables must not leak into the next job, nor a pending cancellation: a fresh runner goes on. Comparing

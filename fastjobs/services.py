@@ -12,7 +12,7 @@ from typing import Final
 
 from fastjobs import clock
 from fastjobs.adoption import describe_exit
-from fastjobs.crew import FIRST_DELAY_S, LONGEST_DELAY_S, NO_FORK_S, YOUNG_S, kill_group
+from fastjobs.crew import FIRST_DELAY_S, LONGEST_DELAY_S, NO_FORK_S, YOUNG_S, Attention, kill_group
 from fastjobs.durations import duration_text
 from fastjobs.errors import StoreUnavailable
 from fastjobs.maintenance import FINAL_S
@@ -42,6 +42,7 @@ class MaintenanceProcess:
         self._head = head
         self._silence_s = max(silence_s, LEAST_SILENCE_S)
         self._start_s = start_s
+        self._attention = Attention()
         self._failures = 0
         self._start_at = 0.0  # clock.monotonic
 
@@ -53,15 +54,16 @@ class MaintenanceProcess:
 
     def tend(self, now: float) -> None:
         """Start it if it is missing; kill it if it is silent or will not end."""
-        process = self.process
+        process, looking_since = self.process, self._attention.since(now)
         if process is None:
             if now >= self._start_at:
                 self._begin(now)
             return
         shown = self._head[Head.ALIVE_NS] / 1e9
         limit_s = self._silence_s if shown > process.born else self._start_s
-        if not process.leaving and now - max(shown, process.born) > limit_s:
-            log.error("maintenance (process %d) has been silent for %.1f s and is replaced", process.pid, now - shown)
+        silent_s = now - max(shown, process.born, looking_since)
+        if not process.leaving and silent_s > limit_s:
+            log.error("maintenance (process %d) has been silent for %.1f s and is replaced", process.pid, silent_s)
             self._kill(process)
         elif process.kill_at is not None and now >= process.kill_at:
             self._kill(process)

@@ -17,7 +17,7 @@ from enum import IntEnum
 
 from fastjobs.ids import fresh_name
 
-LAYOUT = 0x66_6A_00_03
+LAYOUT = 0x66_6A_00_04
 """Magic and version of the layout, checked when a re-executed supervisor takes its mapping over."""
 
 OPEN_CLAIMS = 126
@@ -78,9 +78,10 @@ class Word(IntEnum):
     TIMED_OUT = 16  #: 1: a job of it outlived its time limit by 10 s; it drains and is replaced
     DRAINED = 17  #: 1: the supervisor told it to stop: what it leaves behind counts no loss
     CALL = 18  #: number of the exchange in flight, set before it is sent and cleared after its claim is published; 0 = none
-    OPEN = 19  #: number of words used in the claims below
-    FIRST_CLAIM = 20
-    FIRST_RUNNER = 20 + OPEN_CLAIMS  #: two words a runner: the started job's `ids.id_word`, and 1 if it outlived its time limit
+    ENDED = 19  #: 1: jobs have ended that the store still counts as this worker's
+    OPEN = 20  #: number of words used in the claims below
+    FIRST_CLAIM = 21
+    FIRST_RUNNER = 21 + OPEN_CLAIMS  #: two words a runner: the started job's `ids.id_word`, and 1 if it outlived its time limit
 
 
 NUMBER_MASK = (1 << 64) - 1

@@ -343,6 +343,7 @@ class Worker:
         held = [*self._claims, self._wake_up.n] if self._wake_up.n else list(self._claims)
         self._slot.publish_claims(held)
         self._words[Word.CALL] = call
+        self._words[Word.ENDED] = any(claim.ended_since or not claim.left for claim in self._claims.values())
 
     def _count(self, claim: OpenClaim, settlement: Settlement) -> None:
         """What was settled, and only that: what a worker that dies had ended but not settled is run, and counted, by others."""
@@ -397,8 +398,8 @@ class Worker:
         self._release(runners.suspects[1:])
         del runners.suspects[1:]
         if not runners.busy:
-            self._lone = runners.alone = True
-            runners.add([runners.suspects.pop()])
+            self._lone = True
+            runners.run_alone(runners.suspects.pop())
 
     # -- trouble ------------------------------------------------------------------------------------------------------
 

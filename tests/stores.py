@@ -154,7 +154,7 @@ class RedisPlace:
             name = key.decode().partition("}:")[2]
             ttl_s = await client.ttl(key)
             hint = name.startswith(("producer:", "wake:"))  # push records and wake-up markers: they expire by themselves
-            if not (hint and 0 < ttl_s <= 600) and name not in ("queues", "partitions"):  # names of queues that held jobs
+            if not (hint and 0 < ttl_s <= 7200) and name not in ("queues", "partitions"):  # names of queues that held jobs
                 left.append(f"{key.decode()} (expires in {ttl_s} s)")
         return left
 

@@ -107,6 +107,22 @@ def test_a_lost_machine_makes_a_job_a_suspect_at_most() -> None:
     assert one.losses == SUSPECT_LOSSES
 
 
+def test_of_a_worker_that_died_after_a_job_had_ended_all_that_it_held_are_suspects_at_most() -> None:
+    held = [job(), job(losses=1), job(losses=7)]
+    for _ in range(4):
+        [outcomes] = judged([[encode_job(one) for one in held]], [died(ended=True)], TERMS, Random(1))
+        assert {outcome.kind for outcome in outcomes} == {Kind.RELEASED}
+        held = [decode_job(outcome.entry.envelope) for outcome in outcomes]
+    assert [one.losses for one in held] == [SUSPECT_LOSSES, SUSPECT_LOSSES, 7]
+
+
+def test_a_job_that_was_all_its_worker_held_when_it_died_after_it_is_dead_of_its_last_loss() -> None:
+    poison = job(losses=DEFAULT_MAX_LOSSES - 1)
+    assert verdict(encode_job(poison), died(ended=True))[0] is Kind.DEAD
+    envelope = encode_job(poison)
+    assert verdict(envelope, died(ended=True, drained=True)) == (Kind.RELEASED, envelope)
+
+
 def test_what_nobody_can_read_is_a_dead_letter_with_its_bytes() -> None:
     kind, envelope = verdict(b"\xffno envelope", died())
     assert kind is Kind.DEAD

@@ -306,4 +306,4 @@ async def test_nothing_is_left_of_a_whole_life_but_names_and_a_producers_record(
     left = {key.partition(b":")[2]: await client.ttl(key) for key in await redis_snapshot(client)}
     assert left.pop(b"queues") == -1
     assert {key.partition(b":")[0] for key in left} == {b"producer"}
-    assert all(0 < seconds <= 600 for seconds in left.values())
+    assert all(3600 + 300 < seconds <= 7200 for seconds in left.values()), "long enough for a repeat after a clock that stepped"

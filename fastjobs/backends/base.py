@@ -57,7 +57,7 @@ class Backend(Protocol):
 
         (producer, seq) names this push: the same pair again stores nothing. Pushes of one producer may be in flight side by
         side and arrive in any order. The producer has seen the replies of all its pushes below *acked*, so their records may
-        go; a late duplicate below *acked* stores nothing. Records of silent producers go after 10 minutes.
+        go; a late duplicate below *acked* stores nothing. Records of silent producers go after two hours.
         """
         ...
 

@@ -24,8 +24,9 @@ CLAIM_BYTES = 16 << 20
 MOVE_LIMIT = 1000
 """Due jobs moved per queue and exchange, or the claim's limit if that is more: a million falling due at once stall nobody."""
 
-PRODUCER_KEPT_S = 600.0
-"""Push records of a producer that is silent for so long are dropped; producers stop repeating after 300 s."""
+PRODUCER_KEPT_S = 7200.0
+"""Push records of a producer that is silent for so long are dropped; producers stop repeating after 300 s. The rest is for a
+clock that steps, by an hour at most, between a push and its repeat: another server's after a failover."""
 
 
 class Waiter:

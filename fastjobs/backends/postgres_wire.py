@@ -31,9 +31,10 @@ _SESSION: Final = {
 }
 
 # By SQLSTATE: the same call may succeed later. 08 connection, 53 resources, 57 operator intervention (shutdown, recovery, a
-# cancelled statement); serialization failure, deadlock, lock timeout; a primary that has become a standby.
+# cancelled statement); serialization failure, deadlock, lock timeout; a primary that has become a standby; a transaction that
+# the server found too long, or idle for too long.
 _TRANSIENT_CLASSES: Final = ("08", "53", "57")
-_TRANSIENT: Final = frozenset({"40001", "40P01", "55P03", "25006"})
+_TRANSIENT: Final = frozenset({"40001", "40P01", "55P03", "25006", "25P03", "25P04"})
 
 # Undefined table, column, function or schema.
 _MISSING: Final = frozenset({"42P01", "42703", "42883", "3F000"})

@@ -83,9 +83,12 @@ async def test_a_push_of_nothing_is_accepted(store: Store) -> None:
     assert (await counts(store)).ready == 1
 
 
-async def test_the_record_of_a_push_is_kept_for_nine_minutes_of_silence(store: Store) -> None:
+@pytest.mark.parametrize("step_s", [HOUR, -HOUR])
+async def test_the_record_of_a_push_is_kept_for_nine_minutes_of_silence_and_a_step_of_the_clock(
+    store: Store, step_s: float
+) -> None:
     await store.push("p", 1, 1, entries(["a"]))
-    store.time_shift_s += 9 * 60
+    store.time_shift_s += 9 * 60 + step_s
     await store.housekeep()
     await store.push("p", 1, 1, entries(["a"]))
     assert (await counts(store)).ready == 1
@@ -93,9 +96,9 @@ async def test_the_record_of_a_push_is_kept_for_nine_minutes_of_silence(store: S
 
 async def test_housekeeping_keeps_the_records_of_a_producer_that_still_pushes(store: Store) -> None:
     await store.push("p", 1, 1, entries(["a"]))
-    store.time_shift_s += 9 * 60
+    store.time_shift_s += 1.5 * HOUR
     await store.push("p", 2, 1, entries(["b"]))
-    store.time_shift_s += 9 * 60
+    store.time_shift_s += 1.5 * HOUR
     await store.housekeep()
     await store.push("p", 2, 1, entries(["b"]))
     assert (await counts(store)).ready == 2

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import termios
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -181,6 +182,18 @@ class Supervised:
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
         """Kill one of its children."""
         os.kill(pid, number)
+
+
+@contextlib.contextmanager
+def stopped(pids: list[int]) -> Iterator[None]:
+    """These processes stand still."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def _take_terminal() -> None:

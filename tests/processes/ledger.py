@@ -7,7 +7,10 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from fastjobs import JobQueue
+from fastjobs import JobQueue, rescue
+
+if claims_s := os.environ.get("TEST_CLAIMS_S"):
+    rescue.CLAIMS_S = float(claims_s)  # type: ignore[misc]
 
 jobs = JobQueue()
 
@@ -23,8 +26,16 @@ class Line(NamedTuple):
 @jobs.job(max_losses=1_000)  # the tests kill its workers, and may hit a bystander three times
 async def entry(n: int, path: str, seconds: float) -> None:
     """Job *n*: write, work, write."""
-    _append(path, f"s {n} {os.getpid()}\n")
+    started(n, path)
     await asyncio.sleep(seconds)
+    finished(n, path)
+
+
+def started(n: int, path: str) -> None:
+    _append(path, f"s {n} {os.getpid()}\n")
+
+
+def finished(n: int, path: str) -> None:
     _append(path, f"f {n} {os.getpid()}\n")
 
 

@@ -1,5 +1,5 @@
 -- push.lua  Stores the jobs of one push, unless it was stored before.
--- KEYS producer:<id>  hash: low (all pushes below it were answered), '' for each later push stored; gone after 10 silent minutes
+-- KEYS producer:<id>  hash: low (all pushes below it were answered), '' for each later push stored; gone after two silent hours
 --      and under the prefix: queues             set of the names of all queues
 --                            ready:<queue>:<p>  list of envelopes    later:<queue>  zset, see exchange.lua
 --                            wake:<queue>       list of at most one marker
@@ -10,7 +10,7 @@
 -- Repeat: stores nothing.
 -- Cost: O(jobs), 0.2 to 0.3 µs each; O(log n) each for delayed ones.
 
-local KEPT_S = 600 -- producers repeat for at most 300 s
+local KEPT_S = 7200 -- producers repeat for at most 300 s; after a failover by the clock of another server, an hour ahead
 
 local record, seq, acked = KEYS[1], ARGV[2], tonumber(ARGV[3])
 local plan = cmsgpack.unpack(ARGV[5])
