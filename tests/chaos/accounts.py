@@ -301,9 +301,12 @@ class Excuses:
         found = []
         for file, times in self._disowned.items():
             machine = self._files[file].machine
-            for ns in times:
-                if not any(span.machine in ("", machine) and _within(span, ns, AFTERMATH_S) for span in self._story.cut_off):
-                    found.append(f"{ns / 1e9:.6f} a worker lost its lease, and nothing had cut it off: {file}")
+            spans = [span for span in self._story.cut_off if span.machine in ("", machine)]
+            found += [
+                f"{ns / 1e9:.6f} a worker lost its lease, and nothing had cut it off: {file}"
+                for ns in times
+                if not any(_within(span, ns, AFTERMATH_S) for span in spans)
+            ]
         return found
 
     def _held(self, run: Run, ns: int, linger_s: float = LINGER_S) -> bool:
