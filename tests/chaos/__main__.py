@@ -28,6 +28,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--store", nargs="+", choices=KINDS, default=list(KINDS), help="default: all")
     made.add_argument("--workers", type=int, default=3, help="of each of the two supervisors")
     made.add_argument("--jobs", type=int, default=10_000_000, help="most jobs of a run")
+    made.add_argument("--load", type=float, default=20_000, help="jobs a second")
+    made.add_argument("--only", default="", help="faults whose name has this in it")
     made.add_argument("--rate", type=float, default=8.0, help="faults a second, beside those of handlers")
     made.add_argument("--json", action="store_true", help="print JSON")
     return made
@@ -44,7 +46,14 @@ def main() -> int:
     for seed in seeds:
         for store in given.store:
             plan = Plan(
-                store=store, seed=seed, seconds=seconds, workers=given.workers, most_jobs=given.jobs, faults_s=given.rate
+                store=store,
+                seed=seed,
+                seconds=seconds,
+                workers=given.workers,
+                most_jobs=given.jobs,
+                load=given.load,
+                faults_s=given.rate,
+                only=given.only,
             )
             result = Run(plan, progress).go()
             progress.end()

@@ -21,6 +21,9 @@ LINGER_S: Final = 5.0
 AFTERMATH_S: Final = 30.0
 """So long after a fault that cuts a machine off its workers may learn that others have their jobs."""
 
+DYING_S: Final = 2.0
+"""A process that is being killed may go on for so long, on a machine under load; nearly always for less than a millisecond."""
+
 BEFORE_CRASH_S: Final = 3.0
 """A Postgres that crashes may forget moves of so long before: they are committed asynchronously."""
 
@@ -185,7 +188,8 @@ class Accounts:
                 if why:
                     balance.because[why] += 1
                 strike = excuses.killed(run)
-                again = next((later.begin_ns for later in runs if strike and later.begin_ns > strike.ns), None)
+                later = (other.begin_ns for other in runs if other.begin_ns > run.begin_ns and other.file != run.file)
+                again = next(later, None)
                 if strike and again:
                     key, took_s = (run.file, strike.ns), (again - strike.ns) / 1e9
                     recoveries[key] = min(recoveries.get(key, took_s), took_s)
@@ -292,7 +296,7 @@ class Excuses:
     def killed(self, run: Run) -> Strike | None:
         """The kill of its worker that *run* was under way at."""
         for strike in self._strikes[run.file]:
-            if strike.killed and run.begin_ns <= strike.ns and not run.end_ns:
+            if strike.killed and run.begin_ns <= strike.ns + DYING_S * 1e9 and not run.end_ns:
                 return strike
         return None
 
@@ -311,7 +315,7 @@ class Excuses:
 
     def _held(self, run: Run, ns: int, linger_s: float = LINGER_S) -> bool:
         """Whether the worker may have held the job of *run* at *ns*: under way, or ended and not settled."""
-        if ns < run.begin_ns:
+        if ns + DYING_S * 1e9 < run.begin_ns:
             return False
         linger_s += sum((span.end_ns - span.begin_ns) / 1e9 for span in self._story.outages if _overlap(span, run.end_ns, ns))
         return not run.end_ns or ns <= run.end_ns + linger_s * 1e9

@@ -46,7 +46,9 @@ class Plan:
     workers: int = 3  #: of each machine
     most_jobs: int = 10_000_000
     backlog: int = 60_000  #: jobs accepted and not finished, at most
+    load: float = 20_000  #: jobs offered a second, on average
     faults_s: float = 8.0  #: faults a second
+    only: str = ""  #: those whose name has this in it
 
 
 @dataclass
@@ -89,9 +91,12 @@ class Run:
         self._show = show
         self._held: set[str] = set()
         self._pending: list[_Pending] = []
+        self._allowed = 0.0  # jobs
+        self._tended = 0.0  # time.monotonic
         self._count = itertools.count()
         self._loop = asyncio.new_event_loop()
-        self._faults = [fault for fault in FAULTS if fault.fits(self.arena)]
+        self._faults = [fault for fault in FAULTS if fault.fits(self.arena) and plan.only in fault.words]
+        self._diary = (self.directory / "faults.log").open("w", buffering=1)
 
     def go(self) -> Result:
         """From the start of the servers to the balance. Leaves nothing but, if it is not kept, the directory."""
@@ -126,6 +131,10 @@ class Run:
 
     def struck(self, pids: list[int], why: str, *, killed: bool = False) -> None:
         self.story.strikes += [Strike(pid, time.monotonic_ns(), why, killed) for pid in pids]
+        self._note(f"{why}: processes {pids}")
+
+    def _note(self, what: str) -> None:
+        self._diary.write(f"{time.monotonic():.6f} {what}\n")
 
     @contextlib.contextmanager
     def span(self, what: str, machine: str = "") -> Iterator[None]:
@@ -134,6 +143,7 @@ class Run:
             yield
         finally:
             getattr(self.story, what).append(Span(machine, begin_ns, time.monotonic_ns()))
+            self._note(f"{what} {machine} since {begin_ns / 1e9:.6f}")
 
     def kill_producer(self) -> None:
         self.producer.kill()
@@ -150,14 +160,14 @@ class Run:
         self._until(lambda: len(list((self.directory / "ledger").iterdir())) >= 2, UP_S, "no worker came up")
 
     def _make_chaos(self) -> None:
-        end = time.monotonic() + self.plan.seconds
-        next_fault = time.monotonic()
+        next_fault = self._tended = time.monotonic()
+        end = next_fault + self.plan.seconds
         while (now := time.monotonic()) < end and self.accounts.offered < self.plan.most_jobs:
             if now >= next_fault:
                 next_fault = now + self.random.expovariate(self.plan.faults_s)
                 self._inject()
             self._go_on(now)
-            self._tend()
+            self._tend(now)
             time.sleep(TICK_S)
 
     def _inject(self) -> None:
@@ -167,6 +177,7 @@ class Run:
         if pause_s is None:  # it stood aside
             return
         self.result.faults[fault.words] += 1
+        self._note(fault.words)
         heapq.heappush(self._pending, _Pending(time.monotonic() + pause_s, next(self._count), steps))
 
     def _go_on(self, now: float) -> None:
@@ -176,12 +187,15 @@ class Run:
             if pause_s is not None:
                 heapq.heappush(self._pending, _Pending(now + pause_s, next(self._count), steps))
 
-    def _tend(self) -> None:
+    def _tend(self, now: float) -> None:
         """Count, keep the producer busy, show how it goes."""
         self.accounts.read()
+        bound = min(self.accounts.finished + self.plan.backlog, self.plan.most_jobs)
+        self._allowed = min(self._allowed + self.plan.load * (now - self._tended), bound)
+        self._tended = now
         if not self.producer.is_up:
             self.producer.start(self.accounts.offered, self.random.getrandbits(32))
-        self.producer.allow(min(self.accounts.finished + self.plan.backlog, self.plan.most_jobs))
+        self.producer.allow(int(self._allowed))
         for machine in self.machines:
             if not machine.is_up and machine.name not in self._held:
                 raise Stuck(f"supervisor {machine.name} has ended by itself, see {machine.log}")
@@ -283,6 +297,7 @@ class Run:
             machine.dies()
         self.arena.stop()
         self._loop.close()
+        self._diary.close()
 
 
 class Stuck(Exception):
