@@ -142,7 +142,8 @@ class Run:
         try:
             yield
         finally:
-            getattr(self.story, what).append(Span(machine, begin_ns, time.monotonic_ns()))
+            if what != "crashes" or self.arena.may_repeat_after_crash:
+                getattr(self.story, what).append(Span(machine, begin_ns, time.monotonic_ns()))
             self._note(f"{what} {machine} since {begin_ns / 1e9:.6f}")
 
     def kill_producer(self) -> None:
