@@ -155,12 +155,12 @@ class Accounts:
         balance = Balance(unsure=self._fates.count(OFFERED), dead=len(dead))
         wrong: dict[int, str] = {}
         curious: set[int] = set()
-        kinds = [(Kind(kind), FATES[Kind(kind)]) for kind in range(len(Kind))]
+        fates = [FATES[kind] for kind in Kind]
         for job in range(self.offered):
             fate, starts, ends = self._fates[job], self._starts[job], self._ends[job]
-            kind, wanted = kinds[self._kinds[job]]
+            wanted = fates[self._kinds[job]]
             balance.jobs += fate == ACCEPTED or bool(fate == OFFERED and (starts or job in dead))
-            if starts > wanted.failures + 1 or (kind is Kind.POISON and starts):
+            if starts > wanted.failures + 1:
                 curious.add(job)
             what = _wrong(fate, starts, ends, wanted.dead, dead.get(job))
             if what:
@@ -183,7 +183,8 @@ class Accounts:
             runs = runs_of(lines[job], names)
             without = 0
             for run in runs:
-                why = excuses.of(run)
+                # Of the last run nothing came in vain, unless its machine had been cut off and others ran the job before it.
+                why = excuses.of(run) if run is not runs[-1] or excuses.was_cut_off(run) else ""
                 without += not why
                 if why:
                     balance.because[why] += 1
@@ -292,6 +293,11 @@ class Excuses:
         if run.failed and any(span.machine == machine and _within(span, run.end_ns) for span in self._story.drained):
             return "drain"
         return ""
+
+    def was_cut_off(self, run: Run) -> bool:
+        """Whether its machine may have lost its lease not long before *run* began."""
+        machine = self._files[run.file].machine
+        return any(span.machine in ("", machine) and _within(span, run.begin_ns, AFTERMATH_S) for span in self._story.cut_off)
 
     def killed(self, run: Run) -> Strike | None:
         """The kill of its worker that *run* was under way at."""
