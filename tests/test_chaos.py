@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.accounts import Accounts, Balance, Span, Story, Strike
+from tests.chaos.accounts import Accounts, Balance
 from tests.chaos.kinds import FATES, Kind
 from tests.chaos.ledger import RECORD, Event
+from tests.chaos.reasons import Span, Story, Strike
 from tests.processes.driver import ROOT
 
 START, FINISH, FAIL, DIE = Event.STARTED, Event.FINISHED, Event.FAILED, Event.DYING

@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import ClassVar, Final
 
 from fastjobs import Discard, JobContext, JobQueue, Retry, RetryPolicy
 from tests.chaos.kinds import FATES, Kind
@@ -30,10 +30,16 @@ BLOCK_S: Final = (0.1, 3.0)
 """So long a handler blocks its loop: at most longer than the tests' lease less its margin."""
 
 
+STUCK_S: Final = 25.0
+LEAK_BYTES: Final = 16 << 20
+"""Of one run; a worker is replaced when it has grown to some times that."""
+
+
 class Worker:
     """This process's ledger, once it works."""
 
     ledger: Ledger
+    leaked: ClassVar[list[bytes]] = []
 
 
 class Disowned(logging.Handler):
@@ -159,6 +165,25 @@ async def limit(ctx: JobContext, n: int) -> None:
     write(Event.FINISHED, n, Kind.LIMIT)
 
 
+@jobs.job(max_losses=PATIENT, retry=SECOND, timeout=0.3)
+def stuck(ctx: JobContext, n: int) -> None:
+    """Its thread sits in a call past the time limit, and its worker has to be replaced."""
+    write(Event.STARTED, n, Kind.STUCK)
+    if ctx.attempt == 1:
+        try:
+            time.sleep(STUCK_S)
+        finally:
+            write(Event.FAILED, n, Kind.STUCK)
+    write(Event.FINISHED, n, Kind.STUCK)
+
+
+@jobs.job(max_losses=PATIENT)
+async def leak(n: int) -> None:
+    write(Event.STARTED, n, Kind.LEAK)
+    Worker.leaked.append(b"x" * LEAK_BYTES)
+    write(Event.FINISHED, n, Kind.LEAK)
+
+
 @jobs.job(max_losses=PATIENT)
 async def discard(n: int) -> None:
     write(Event.STARTED, n, Kind.DISCARD)
@@ -174,6 +199,11 @@ def die_by_segv() -> None:
     ctypes.string_at(0)
 
 
+def die_by_closing() -> None:
+    """Of a loop that has nothing to wait on any more."""
+    os.closerange(3, 4096)
+
+
 def die_by_kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -183,7 +213,8 @@ def _once(kind: Kind, ctx: JobContext, n: int) -> None:
     if not ctx.losses:
         write(Event.DYING, n, kind)
         DEATHS[kind]()
-    write(Event.FINISHED, n, kind)
+    else:
+        write(Event.FINISHED, n, kind)
 
 
 DEATHS = {
@@ -191,6 +222,7 @@ DEATHS = {
     Kind.SEGV_ONCE: die_by_segv,
     Kind.ABORT_ONCE: os.abort,
     Kind.KILL_ONCE: die_by_kill,
+    Kind.CLOSE_ONCE: die_by_closing,
 }
 
 
@@ -214,11 +246,18 @@ async def kill_once(ctx: JobContext, n: int) -> None:
     _once(Kind.KILL_ONCE, ctx, n)
 
 
+@jobs.job(max_losses=PATIENT)
+async def close_once(ctx: JobContext, n: int) -> None:
+    _once(Kind.CLOSE_ONCE, ctx, n)
+    if not ctx.losses:
+        await asyncio.Event().wait()  # the loop is to find out before this job has ended
+
+
 @jobs.job
 async def poison(n: int) -> None:
     write(Event.STARTED, n, Kind.POISON)
     write(Event.DYING, n, Kind.POISON)
-    random.choice(list(DEATHS.values()))()
+    DEATHS[random.choice((Kind.EXIT_ONCE, Kind.SEGV_ONCE, Kind.ABORT_ONCE, Kind.KILL_ONCE))]()
 
 
 HANDLERS = {
@@ -237,4 +276,7 @@ HANDLERS = {
     Kind.ABORT_ONCE: abort_once,
     Kind.KILL_ONCE: kill_once,
     Kind.POISON: poison,
+    Kind.STUCK: stuck,
+    Kind.LEAK: leak,
+    Kind.CLOSE_ONCE: close_once,
 }

@@ -31,6 +31,7 @@ class Arena:
 
     can_crash = False  #: its server keeps what it has accepted over a crash
     may_repeat_after_crash = False  #: but may forget that jobs had been claimed or settled
+    has_parts = False  #: it is of several processes, and recovers by itself when one of them is killed
     kicks = ""  #: how the server is told to end a connection
 
     def __init__(self, machines: list[str]) -> None:
@@ -75,6 +76,10 @@ class Arena:
 
     def restart(self) -> None:
         """Run it again after a crash."""
+        raise NotImplementedError
+
+    def kill_part(self, random: Random) -> None:
+        """Kill one of the server's processes, if there are several."""
         raise NotImplementedError
 
     def kick(self, random: Random) -> int:
@@ -210,6 +215,7 @@ class PostgresArena(Arena):
 
     can_crash = True
     may_repeat_after_crash = True
+    has_parts = True
     kicks = "pg_terminate_backend"
 
     def __init__(self, machines: list[str]) -> None:
@@ -235,10 +241,15 @@ class PostgresArena(Arena):
             return [postmaster, *map(int, file.read().split())]
 
     def crash(self, random: Random) -> None:
-        self._server.kill()
+        if random.random() < 0.5:  # else `restart` shuts it down immediately
+            self._server.kill()
 
     def restart(self) -> None:
         self._server.restart()
+
+    def kill_part(self, random: Random) -> None:
+        """The postmaster ends all sessions and recovers."""
+        send([random.choice(self.pids(random)[1:])], signal.SIGKILL)
 
     def kick(self, random: Random) -> int:
         async def go() -> int:

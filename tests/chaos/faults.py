@@ -411,6 +411,15 @@ def crash(scene: Scene) -> Steps:
                 scene.arena.restart()
 
 
+@fault("a process of the store killed", 0.15, lambda arena: arena.has_parts)
+def kill_part(scene: Scene) -> Steps:
+    with scene.hold("store") as held:
+        if held:
+            with scene.span("outages"), scene.span("crashes"):
+                scene.arena.kill_part(scene.random)
+                yield 2.0  # it recovers by itself
+
+
 def _kill(pid: int, number: int) -> None:
     try:
         os.kill(pid, number)

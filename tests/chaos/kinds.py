@@ -24,6 +24,9 @@ class Kind(IntEnum):
     ABORT_ONCE = 12
     KILL_ONCE = 13
     POISON = 14
+    STUCK = 15
+    LEAK = 16
+    CLOSE_ONCE = 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +37,7 @@ class Fate:
     failures: int = 0  #: runs that fail by design before the last
     dead: bool = False  #: it ends among the dead letters, else by finishing
     share: float = 0.0  #: of all jobs
-    rate_s: float = 0.0  #: jobs a second: of those that cost a worker
-    deadly: bool = False
+    rate_s: float = 0.0  #: jobs a second, of rarer kinds
 
 
 FATES = {
@@ -49,9 +51,12 @@ FATES = {
     Kind.CANCEL: Fate("handler cancels itself", failures=1, rate_s=0.3),
     Kind.LIMIT: Fate("handler outlives its time limit", failures=1, rate_s=0.5),
     Kind.DISCARD: Fate("handler discards", dead=True, rate_s=0.2),
-    Kind.EXIT_ONCE: Fate("handler calls os._exit", rate_s=0.08, deadly=True),
-    Kind.SEGV_ONCE: Fate("handler segfaults", rate_s=0.08, deadly=True),
-    Kind.ABORT_ONCE: Fate("handler aborts", rate_s=0.08, deadly=True),
-    Kind.KILL_ONCE: Fate("handler is killed as if out of memory", rate_s=0.08, deadly=True),
-    Kind.POISON: Fate("handler always kills its worker", dead=True, rate_s=0.08, deadly=True),
+    Kind.EXIT_ONCE: Fate("handler calls os._exit", rate_s=0.08),
+    Kind.SEGV_ONCE: Fate("handler segfaults", rate_s=0.08),
+    Kind.ABORT_ONCE: Fate("handler aborts", rate_s=0.08),
+    Kind.KILL_ONCE: Fate("handler is killed as if out of memory", rate_s=0.08),
+    Kind.POISON: Fate("handler always kills its worker", dead=True, rate_s=0.08),
+    Kind.STUCK: Fate("handler that nothing stops", failures=1, rate_s=0.02),
+    Kind.LEAK: Fate("handler leaks memory", rate_s=0.5),
+    Kind.CLOSE_ONCE: Fate("handler closes all descriptors", rate_s=0.04),
 }

@@ -101,8 +101,8 @@ def details(result: Result) -> str:
     for culprit in result.balance.culprits[:SHOWN]:
         parts.append(f"  job {culprit.job}: {culprit.what}" if culprit.job >= 0 else f"  {culprit.what}")
         parts += [f"    {line}" for line in culprit.lines]
-    if len(result.balance.culprits) > SHOWN:
-        parts.append(f"  … and {len(result.balance.culprits) - SHOWN:,} more")
+    if result.balance.wrong > SHOWN:
+        parts.append(f"  … and {result.balance.wrong - SHOWN:,} more")
     return "\n".join(parts)
 
 

@@ -21,10 +21,11 @@ from typing import Any, Final, NamedTuple
 from fastjobs.backends.base import Store
 from fastjobs.envelope import decode_job
 from fastjobs.errors import BackendError, SerializationError
-from tests.chaos.accounts import Accounts, Balance, Span, Story, Strike
+from tests.chaos.accounts import Accounts, Balance
 from tests.chaos.arena import Arena, make_arena
 from tests.chaos.faults import FAULTS, Fault, Steps
 from tests.chaos.machines import Machine, ProducerProcess
+from tests.chaos.reasons import Span, Story, Strike
 
 TICK_S: Final = 0.05
 UP_S: Final = 20.0
@@ -48,7 +49,7 @@ class Plan:
     backlog: int = 60_000  #: jobs accepted and not finished, at most
     load: float = 20_000  #: jobs offered a second, on average
     faults_s: float = 8.0  #: faults a second
-    only: str = ""  #: those whose name has this in it
+    only: str = ""  #: those whose name has this in it; "none": only those of handlers
 
 
 @dataclass
@@ -164,7 +165,7 @@ class Run:
         next_fault = self._tended = time.monotonic()
         end = next_fault + self.plan.seconds
         while (now := time.monotonic()) < end and self.accounts.offered < self.plan.most_jobs:
-            if now >= next_fault:
+            if now >= next_fault and self._faults:
                 next_fault = now + self.random.expovariate(self.plan.faults_s)
                 self._inject()
             self._go_on(now)
