@@ -40,9 +40,11 @@ class Books:
     def accepted(self, count: int) -> None:
         self.producer((Event.OFFERED, 0, count), (Event.ACCEPTED, 0, count))
 
-    def worker(self, pid: int, *records: tuple[float, Event, int], machine: str = "A", kind: Kind = Kind.PLAIN) -> None:
-        """Seconds, event, job."""
-        lines = [(0.0, Event.UP, 0), *records]
+    def worker(
+        self, pid: int, *records: tuple[float, Event, int], machine: str = "A", kind: Kind = Kind.PLAIN, up: float = 0.0
+    ) -> None:
+        """Seconds, event, job. *up*: since when it works, in seconds."""
+        lines = [(up, Event.UP, 0), *records]
         data = b"".join(RECORD.pack(int(s * 1e9), job, pid, event, kind) for s, event, job in lines)
         (self.directory / f"w-{machine}-{pid}-0").write_bytes(data)
 
@@ -119,7 +121,8 @@ def test_a_death_explains_only_what_its_worker_still_held(books: Books) -> None:
 def test_a_death_explains_nothing_of_a_later_process_with_the_same_number(books: Books) -> None:
     books.accepted(1)
     books.struck(7, 0.5)
-    books.worker(7, (10, START, 0), (10, FINISH, 0))
+    books.struck(7, 9.5)
+    books.worker(7, (10, START, 0), (10, FINISH, 0), up=9.8)
     books.worker(8, (11, START, 0), (11, FINISH, 0))
     assert books.wrong() == [(0, "ran 2 times without a fault that explains it")]
 
@@ -185,6 +188,17 @@ def test_a_lease_may_only_be_taken_from_a_machine_that_was_cut_off(books: Books)
     books.story.cut_off.append(span(2, 8, "A"))
     assert books.wrong() == []
     assert books.balance().because == {"lease taken": 1}
+
+
+def test_a_drain_explains_what_it_has_stopped_and_nothing_else(books: Books) -> None:
+    books.accepted(2)
+    books.worker(7, (1, START, 0), (2, FAIL, 0), (1, START, 1), (2, FINISH, 1))
+    books.worker(8, (3, START, 0), (3, FINISH, 0), (3, START, 1), (3, FINISH, 1), machine="B")
+    books.story.drained.append(span(1.5, 2.5, "B"))
+    twice = "ran 2 times without a fault that explains it"
+    assert books.wrong() == [(0, twice), (1, twice)]
+    books.story.drained.append(span(1.5, 2.5, "A"))
+    assert books.wrong() == [(1, twice)]
 
 
 def test_a_machine_that_was_cut_off_may_be_the_last_to_run_a_job(books: Books) -> None:
