@@ -188,6 +188,9 @@ def test_a_lease_may_only_be_taken_from_a_machine_that_was_cut_off(books: Books)
     books.story.cut_off.append(span(2, 8, "A"))
     assert books.wrong() == []
     assert books.balance().because == {"lease taken": 1}
+    books.story.cut_off.clear()
+    books.story.crashes.append(span(8, 8.5))  # the store had forgotten who claimed it
+    assert books.wrong() == []
 
 
 def test_a_drain_explains_what_it_has_stopped_and_nothing_else(books: Books) -> None:

@@ -129,11 +129,11 @@ class Excuses:
         return None
 
     def unfounded(self) -> list[str]:
-        """Leases that were taken although nothing cut their machines off."""
+        """Leases that were taken although nothing cut their machines off, nor had the store forgotten their claims."""
         found = []
         for file, times in self._disowned.items():
             machine = self._files[file].machine
-            spans = [span for span in self._story.cut_off if span.machine in ("", machine)]
+            spans = [span for span in self._story.cut_off if span.machine in ("", machine)] + self._story.crashes
             found += [
                 f"{ns / 1e9:.6f} a worker lost its lease, and nothing had cut it off: {file}"
                 for ns in times
