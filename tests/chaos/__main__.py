@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--workers", type=int, default=3, help="of each of the two supervisors")
     made.add_argument("--jobs", type=int, default=10_000_000, help="most jobs of a run")
     made.add_argument("--load", type=float, default=20_000, help="jobs a second")
-    made.add_argument("--only", default="", help="faults whose name has this in it; none: those of handlers")
+    made.add_argument("--only", default="", help="faults whose name has this in it, as in: worker killed")
     made.add_argument("--rate", type=float, default=8.0, help="faults a second, beside those of handlers")
     made.add_argument("--json", action="store_true", help="print JSON")
     return made

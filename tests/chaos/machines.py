@@ -118,9 +118,9 @@ class Machine(Process):
 class ProducerProcess(Process):
     """Enqueues as many jobs as it is allowed to."""
 
-    def start(self, first: int, seed: int) -> None:
-        """Run one whose jobs are numbered from *first* on."""
-        self._start("-m", "tests.chaos.producer", str(first), str(seed), piped=True)
+    def start(self, first: int, seed: int, only: str) -> None:
+        """Run one whose jobs are numbered from *first* on. *only*: kinds that do harm with this in their words."""
+        self._start("-m", "tests.chaos.producer", str(first), str(seed), only, piped=True)
 
     def allow(self, limit: int) -> None:
         """Jobs with numbers below *limit* may be offered."""

@@ -1,7 +1,7 @@
-"""``python -m tests.chaos.producer FIRST SEED``: enqueue jobs numbered from FIRST on, as many as stdin allows.
+"""``python -m tests.chaos.producer FIRST SEED ONLY``: enqueue jobs numbered from FIRST on, as many as stdin allows.
 
-Each line of stdin is a number: how many may have been offered in all. At its end what is under way is finished. Every offer
-and what came of it is written in the ledger.
+Of the kinds that do harm it takes those with ONLY in their words. Each line of stdin is a number: how many may have been
+offered in all. At its end what is under way is finished. Every offer and what came of it is written in the ledger.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ LATER = 0.005
 class Producer:
     """Numbers, chances, and the ledger."""
 
-    def __init__(self, first: int, seed: int) -> None:
+    def __init__(self, first: int, seed: int, only: str) -> None:
         self.next = first
         self.limit = first
         self.over = False
         self.allowed = asyncio.Event()
         self._random = random.Random(seed)
         self._ledger = Ledger(os.environ[LEDGER], "p-0")
-        self._rates = {kind: fate.rate_s for kind, fate in FATES.items() if fate.rate_s}
+        self._rates = {kind: fate.rate_s for kind, fate in FATES.items() if fate.rate_s and only in fate.words}
         self._due = {kind: time.monotonic() + self._random.expovariate(rate_s) for kind, rate_s in self._rates.items()}
 
     async def bulk(self) -> None:
@@ -105,7 +105,7 @@ class Producer:
 
 
 async def main() -> None:
-    producer = Producer(int(sys.argv[1]), int(sys.argv[2]))
+    producer = Producer(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
     loop = asyncio.get_running_loop()
     text = b""
 

@@ -49,7 +49,7 @@ class Plan:
     backlog: int = 60_000  #: jobs accepted and not finished, at most
     load: float = 20_000  #: jobs offered a second, on average
     faults_s: float = 8.0  #: faults a second
-    only: str = ""  #: those whose name has this in it; "none": only those of handlers
+    only: str = ""  #: those whose name has this in it
 
 
 @dataclass
@@ -196,7 +196,7 @@ class Run:
         self._allowed = min(self._allowed + self.plan.load * (now - self._tended), bound)
         self._tended = now
         if not self.producer.is_up:
-            self.producer.start(self.accounts.offered, self.random.getrandbits(32))
+            self.producer.start(self.accounts.offered, self.random.getrandbits(32), self.plan.only)
         self.producer.allow(int(self._allowed))
         for machine in self.machines:
             if not machine.is_up and machine.name not in self._held:
