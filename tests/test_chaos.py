@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from tests.chaos.accounts import Accounts, Balance
 from tests.chaos.kinds import FATES, Kind
 from tests.chaos.ledger import RECORD, Event
 from tests.chaos.reasons import Span, Story, Strike
+from tests.chaos.report import details
+from tests.chaos.run import Plan, Run
 from tests.processes.driver import ROOT
 
 START, FINISH, FAIL, DIE = Event.STARTED, Event.FINISHED, Event.FAILED, Event.DYING
@@ -218,6 +221,21 @@ def test_a_crash_of_the_store_explains_what_ran_just_before_it(books: Books) -> 
     books.worker(8, (21, START, 0), (21, FINISH, 0), (21, START, 1), (21, FINISH, 1))
     books.story.crashes.append(span(20, 21))
     assert books.wrong() == [(0, "ran 2 times without a fault that explains it")]
+
+
+@linux_only
+def test_a_run_that_does_not_come_to_rest_is_stuck_and_says_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.chaos.run.SETTLE_S", -1.0)
+    monkeypatch.setattr(Run, "_is_empty", lambda run: False)
+    result = Run(Plan(store="memory", seed=1, seconds=0.5, only="none")).go()
+    try:
+        assert (result.verdict, result.kept) == ("stuck", False)
+        assert "jobs are left" in result.why
+        assert "Stats(" in result.why
+        assert "most recent call first" in (Path(result.directory) / "A.log").read_text()  # stacks
+        assert result.directory in details(result)
+    finally:
+        shutil.rmtree(result.directory)
 
 
 @linux_only

@@ -108,6 +108,7 @@ class Run:
             self._settle()
         except Stuck as stuck:
             self.result.why = str(stuck)
+            self.result.balance.jobs = self.accounts.accepted
         finally:
             self.result.seconds = time.monotonic() - began
             self._end()
