@@ -273,7 +273,7 @@ def kill_supervisor(scene: Scene) -> Steps:
                 machine.start()
 
 
-@fault("machine lost, the other takes over", 0.15)
+@fault("machine lost to the other", 0.15)
 def lose_machine(scene: Scene) -> Steps:
     machine = a_machine(scene)
     if machine:
