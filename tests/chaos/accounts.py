@@ -42,6 +42,7 @@ class Balance:
     repeats: int = 0  #: runs beyond those that the job's kind has by design
     because: Counter[str] = field(default_factory=Counter)  #: of the repeats
     recoveries_s: list[float] = field(default_factory=list)  #: killed worker: to the first start of one of its jobs elsewhere
+    slowest: Culprit | None = None  #: the job of the slowest of them
     culprits: list[Culprit] = field(default_factory=list)  #: the first of them
     wrong: int = 0  #: jobs that do not balance
     disowned: int = 0  #: times that a worker learnt that others have its jobs
@@ -144,7 +145,7 @@ class Accounts:
         balance.disowned = sum(map(len, self.disowned.values()))
         balance.culprits += [Culprit(-1, what, []) for what in excuses.unfounded()]
         names = list(self._files)
-        recoveries: dict[tuple[str, int], float] = {}
+        recoveries: dict[tuple[str, int], tuple[float, int]] = {}
         for some in batched(sorted(curious | wrong.keys()), SLICE):
             for job, lines in self._lines(set(some)).items():
                 if job in curious and (what := self._judge(balance, excuses, job, runs_of(lines, names), recoveries)):
@@ -152,26 +153,35 @@ class Accounts:
                 if job in wrong and len(balance.culprits) < MOST_CULPRITS:
                     balance.culprits.append(Culprit(job, wrong[job], shown(lines, names)))
         balance.wrong = len(wrong)
-        balance.recoveries_s = sorted(recoveries.values())
+        found = sorted(recoveries.values())
+        balance.recoveries_s = [took_s for took_s, _ in found]
+        if found:
+            took_s, job = found[-1]
+            balance.slowest = Culprit(job, Kind(self._kinds[job]).name.lower(), shown(self._lines({job})[job], names))
 
     def _judge(
-        self, balance: Balance, excuses: Excuses, job: int, runs: list[Run], recoveries: dict[tuple[str, int], float]
+        self,
+        balance: Balance,
+        excuses: Excuses,
+        job: int,
+        runs: list[Run],
+        recoveries: dict[tuple[str, int], tuple[float, int]],
     ) -> str:
         """What is wrong with the *runs* of one job; "" if nothing is. *recoveries*: seconds, by process and time."""
-        without = 0
         for run in runs:
-            # Of the last run nothing came in vain, unless its machine had been cut off and others ran the job before it.
-            why = excuses.of(run) if run is not runs[-1] or excuses.was_cut_off(run) else ""
-            without += not why
-            if why:
-                balance.because[why] += 1
             again = next((later for later in runs if later.begin_ns > run.begin_ns and later.file != run.file), None)
             if again is not None and (strike := excuses.killed(run)):
                 key, took_s = (run.file, strike.ns), (again.begin_ns - strike.ns) / 1e9
-                recoveries[key] = min(recoveries.get(key, took_s), took_s)
-        allowed = FATES[Kind(self._kinds[job])].failures + 1
-        balance.repeats += max(len(runs) - allowed, 0)
-        return f"ran {without} times without a fault that explains it" if without > allowed else ""
+                recoveries[key] = min(recoveries.get(key, (took_s, job)), (took_s, job))
+        failures = FATES[Kind(self._kinds[job])].failures
+        balance.repeats += max(len(runs) - 1 - failures, 0)
+        whys = [excuses.of(run) for run in runs[:-1]]
+        if whys.count("") > failures and excuses.was_cut_off(runs[-1]):  # others may have run it before that machine learnt so
+            whys = [*whys, excuses.of(runs[-1])]
+            failures += 1
+        balance.because.update(why for why in whys if why)
+        without = whys.count("")
+        return f"ran {without + 1} times without a fault that explains it" if without > failures else ""
 
     def _lines(self, jobs: set[int]) -> dict[int, list[tuple[int, Line]]]:
         """All records about *jobs*, by time, each with the index of its file."""

@@ -14,6 +14,10 @@ SHOWN: Final = 20
 """Culprits told in full."""
 
 
+SLOW_S: Final = 2.0
+"""A recovery that took longer is told in full."""
+
+
 def percentile_ms(sorted_s: Sequence[float], share: float) -> float | None:
     """In milliseconds; None of nothing."""
     if not sorted_s:
@@ -94,6 +98,9 @@ def details(result: Result) -> str:
     parts.append("  faults   " + ", ".join(f"{words} {count:,}" for words, count in told["faults_by_kind"].items()))
     if told["repeats_because"]:
         parts.append("  in vain  " + ", ".join(f"{why} {count:,}" for why, count in told["repeats_because"].items()))
+    if (slowest := result.balance.slowest) and result.balance.recoveries_s[-1] >= SLOW_S:
+        parts.append(f"  slowest  job {slowest.job}, {slowest.what}")
+        parts += [f"    {line}" for line in slowest.lines]
     if not result.kept:
         parts.append(f"  {result.verdict}: ledger and logs are in {result.directory}")
     if result.why:
