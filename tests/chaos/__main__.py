@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--load", type=float, default=20_000, help="jobs a second")
     made.add_argument("--only", default="", help="faults whose name has this in it, as in: worker killed")
     made.add_argument("--rate", type=float, default=8.0, help="faults a second, beside those of handlers")
+    made.add_argument("--keep", action="store_true", help="keep ledger and logs also when all is well")
     made.add_argument("--json", action="store_true", help="print JSON")
     return made
 
@@ -54,6 +55,7 @@ def main() -> int:
                 load=given.load,
                 faults_s=given.rate,
                 only=given.only,
+                keep=given.keep,
             )
             result = Run(plan, progress).go()
             progress.end()

@@ -24,6 +24,10 @@ SLICE: Final = 100_000
 NOT_OFFERED, OFFERED, ACCEPTED, REFUSED = range(4)
 
 
+Recoveries = dict[tuple[str, int], tuple[float, int]]
+"""By process and time of its kill: seconds until one of its jobs started again, and which."""
+
+
 class Culprit(NamedTuple):
     """A job that does not balance."""
 
@@ -145,7 +149,7 @@ class Accounts:
         balance.disowned = sum(map(len, self.disowned.values()))
         balance.culprits += [Culprit(-1, what, []) for what in excuses.unfounded()]
         names = list(self._files)
-        recoveries: dict[tuple[str, int], tuple[float, int]] = {}
+        recoveries: Recoveries = {}
         for some in batched(sorted(curious | wrong.keys()), SLICE):
             for job, lines in self._lines(set(some)).items():
                 if job in curious and (what := self._judge(balance, excuses, job, runs_of(lines, names), recoveries)):
@@ -156,7 +160,7 @@ class Accounts:
         found = sorted(recoveries.values())
         balance.recoveries_s = [took_s for took_s, _ in found]
         if found:
-            took_s, job = found[-1]
+            job = found[-1][1]
             balance.slowest = Culprit(job, Kind(self._kinds[job]).name.lower(), shown(self._lines({job})[job], names))
 
     def _judge(
@@ -165,9 +169,9 @@ class Accounts:
         excuses: Excuses,
         job: int,
         runs: list[Run],
-        recoveries: dict[tuple[str, int], tuple[float, int]],
+        recoveries: Recoveries,
     ) -> str:
-        """What is wrong with the *runs* of one job; "" if nothing is. *recoveries*: seconds, by process and time."""
+        """What is wrong with the *runs* of one job; "" if nothing is. Adds to *recoveries*."""
         for run in runs:
             again = next((later for later in runs if later.begin_ns > run.begin_ns and later.file != run.file), None)
             if again is not None and (strike := excuses.killed(run)):

@@ -101,7 +101,7 @@ def details(result: Result) -> str:
     if (slowest := result.balance.slowest) and result.balance.recoveries_s[-1] >= SLOW_S:
         parts.append(f"  slowest  job {slowest.job}, {slowest.what}")
         parts += [f"    {line}" for line in slowest.lines]
-    if not result.kept:
+    if result.directory:
         parts.append(f"  {result.verdict}: ledger and logs are in {result.directory}")
     if result.why:
         parts.append(result.why)

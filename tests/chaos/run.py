@@ -49,6 +49,7 @@ class Plan:
     backlog: int = 60_000  #: jobs accepted and not finished, at most
     load: float = 20_000  #: jobs offered a second, on average
     faults_s: float = 8.0  #: faults a second
+    keep: bool = False  #: ledger and logs, also when all is well
     only: str = ""  #: those whose name has this in it
 
 
@@ -112,7 +113,7 @@ class Run:
         finally:
             self.result.seconds = time.monotonic() - began
             self._end()
-        if self.result.kept:
+        if self.result.kept and not self.plan.keep:
             shutil.rmtree(self.directory, ignore_errors=True)
         else:
             self.result.directory = str(self.directory)
