@@ -8,16 +8,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from random import Random
 
 import asyncpg
 
 from fastjobs.backends import make_store
 from fastjobs.backends.base import Store
+from tests.chaos.machines import interpreter
 from tests.chaos.proxy import Proxy
 from tests.servers.postgres import PostgresServer
-from tests.servers.redis import RedisCluster, RedisServer, _end_with_parent
+from tests.servers.redis import RedisCluster, RedisServer
 from tests.stores import ClusterPlace, PostgresPlace, RedisPlace
 
 KINDS = ("redis", "valkey", "postgres", "memory", "cluster")
@@ -277,12 +277,11 @@ class MemoryArena(Arena):
 
     def _start(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.broker"],
+            interpreter("-m", "tests.chaos.broker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=_end_with_parent(),
         )
         assert self._process.stdout is not None
         self._url = self._process.stdout.readline().strip()

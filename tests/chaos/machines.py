@@ -14,7 +14,6 @@ import psutil
 
 from tests.chaos.app import LEDGER, MACHINE
 from tests.processes.driver import ROOT
-from tests.servers.redis import _end_with_parent
 
 LEASE_S: Final = 4.0
 """Short, so that machines can be lost often."""
@@ -25,6 +24,19 @@ GRACE_S: Final = 8.0
 
 MOST_RSS_MB: Final = 160
 """A worker has some 40 at first; handlers that leak give it more."""
+
+
+ENDING_WITH_PARENT: Final = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; survives the exec
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+"""Not by a `preexec_fn`: the driver has threads, and a fork that runs Python code beside them may not come back."""
+
+
+def interpreter(*arguments: str) -> list[str]:
+    """The command line of a Python that the kernel kills when the thread that starts it ends."""
+    return [sys.executable, "-c", ENDING_WITH_PARENT, *arguments]
 
 
 class Process:
@@ -52,14 +64,13 @@ class Process:
     def _start(self, *command: str, piped: bool = False) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *command],
+                interpreter(*command),
                 cwd=ROOT,
                 env=self._env,
                 stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_end_with_parent(),
             )
 
     def send(self, number: int) -> None:

@@ -161,7 +161,12 @@ class Run:
         self.producer = ProducerProcess("P", self.arena.url("P"), self.directory)
         for machine in self.machines:
             machine.start()
-        self._until(lambda: len(list((self.directory / "ledger").iterdir())) >= 2, UP_S, "no worker came up")
+        self._tended = time.monotonic()
+        self._until(self._is_at_work, UP_S, "no job has run")
+
+    def _is_at_work(self) -> bool:
+        self._tend(time.monotonic())
+        return self.accounts.finished > 0
 
     def _make_chaos(self) -> None:
         next_fault = self._tended = time.monotonic()
