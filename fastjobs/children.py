@@ -175,7 +175,10 @@ def _run_loop(work: Coroutine[Any, Any, int]) -> int:
 
 
 async def _work(task: ChildTask, jobs: JobQueue, slots: Slots) -> int:
-    """A worker: drain on SIGTERM, end at once on the second."""
+    """A worker: drain on SIGTERM. Whoever wants it to end at once sends SIGKILL, as the supervisor does.
+
+    A second SIGTERM means nothing: systemd sends one to every process of a unit, and the supervisor another to its workers.
+    """
     options = read_options(task.options)
     slot = slots.slots[task.slot]
     worker = Worker(jobs.store(), jobs, options, lease=task.lease, slot=slot, die=_die)
@@ -183,10 +186,9 @@ async def _work(task: ChildTask, jobs: JobQueue, slots: Slots) -> int:
 
     def stop() -> None:
         nonlocal told
-        if told:
-            os._exit(EXIT_UNFINISHED)
-        told = True
-        worker.drain()
+        if not told:
+            told = True
+            worker.drain()
 
     _on_signals(stop)
     try:

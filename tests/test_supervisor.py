@@ -65,6 +65,25 @@ def test_sigterm_lets_what_runs_finish(store_url: str, tmp_path: Path) -> None:
 
 
 @each_server
+def test_a_worker_that_is_told_to_stop_by_others_too_drains_all_the_same(store_url: str, tmp_path: Path) -> None:
+    """systemd sends SIGTERM to every process of a unit at once, and the supervisor one more to its workers."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with Supervised(store_url, workers=1) as fleet:
+        enqueue(store_url, app.hold_until.prepare(1, str(fifo)))
+        worker = fleet.expect("started")["pid"]
+        fleet.kill(worker, signal.SIGTERM)
+        fleet.send(signal.SIGTERM)
+        fleet.log("draining")
+        fleet.kill(worker, signal.SIGTERM)
+        fifo.write_text("go on")
+        fleet.expect("ran", job=1)
+        assert fleet.ends() == 0
+        assert fleet.final()["done"] == 1
+    assert leases(store_url) == {}
+
+
+@each_server
 def test_a_drain_over_its_grace_time_gives_the_job_back_without_a_loss(store_url: str) -> None:
     with Supervised(store_url, workers=2, worker={"grace": 0.2}) as fleet:
         enqueue(store_url, app.hold.prepare(1))
