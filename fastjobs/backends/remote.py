@@ -96,15 +96,15 @@ class _Link(Frames):
         return self._last_id, future
 
     def frame(self, code: int, id: int, body: memoryview) -> None:
-        call = self._calls.pop(id, None) or self._waits.get(id)
-        if call is None or call[0].done():  # its caller was cancelled
-            return
-        future, reply = call
-        if code == Status.OK:
-            future.set_result(reply.decode(body))
-        else:
-            refusal = REFUSAL.decode(body)
-            future.set_exception(REFUSALS.get(refusal.error, BackendError)(refusal.message))
+        call = self._calls.get(id) or self._waits.get(id)
+        if call is not None and not call[0].done():  # else its caller was cancelled
+            future, reply = call
+            if code == Status.OK:
+                future.set_result(reply.decode(body))
+            else:
+                refusal = REFUSAL.decode(body)
+                future.set_exception(REFUSALS.get(refusal.error, BackendError)(refusal.message))
+        self._calls.pop(id, None)  # not before: a reply that cannot be read ends the connection, and all calls that are open
 
     def broken(self, reason: str) -> None:
         self._lose(BackendError(f"the broker at {self._path} does not speak our protocol: {reason}"))
