@@ -64,8 +64,8 @@ def _check_database(url: str, shown: str) -> None:
     """ConfigError for a database that is no number: redis-py takes database 0 then, without a word."""
     try:
         parts = urlsplit(url)
-    except ValueError as error:
-        raise ConfigError(f"{shown!r} is no Redis URL: {error}") from None
+    except ValueError:  # its words may hold half of a password
+        raise ConfigError(f"{shown!r} is no Redis URL: its host is none") from None
     if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?[0-9]*", parts.path):
         raise ConfigError(
             f"{shown!r} is no Redis URL: its database must be a number, as in redis://host:6379/0, got {parts.path[1:]!r}"
@@ -121,6 +121,9 @@ class Links:
                 health_check_interval=0,
                 protocol=2,
             )
+            if self._nodes:  # those of redis-py's defaults that the URL leaves out
+                host, port = self._nodes[0]
+                self._source.connection_kwargs = {"host": host, "port": port, **self._source.connection_kwargs}
             first = self._source.connection_class(**self._source.connection_kwargs)  # refuses options that there are not
             if (driver := getattr(first, "driver_info", None)) is not None:
                 # Each would look up redis-py's version for itself, in its files: 0.4 ms.

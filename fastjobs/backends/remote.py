@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from fastjobs import errors
-from fastjobs.backends import frames
+from fastjobs.backends import frames, mask_password
 from fastjobs.backends.frames import Frames, Op, Status, encode, peer_uid
 from fastjobs.backends.memory_core import bundle
 from fastjobs.errors import BackendError, StoreUnavailable
@@ -159,7 +159,7 @@ class SocketBackend:
 
     def __init__(self, path: str | os.PathLike[str], *, call_timeout_s: float = CALL_TIMEOUT_S) -> None:
         self.path = os.fspath(path)
-        self.url = URL_SCHEME + self.path
+        self.url = mask_password(URL_SCHEME + self.path)
         self.time_shift_s = 0.0
         self.call_timeout_s = call_timeout_s
         self._incarnation: bytes | None = None
