@@ -171,7 +171,7 @@ class Execution:
         """Called when a run under a time limit starts."""
         self.threads = ThreadPool()
         self._pid = os.getpid()
-        self._rng = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._rng = random.Random()  # nosec B311  # noqa: S311 - spreads retries, guards nothing
 
     async def run(self, job: Job, runner: Runner) -> Verdict | None:
         """Run *job* in this task. None: done. Never raises, but for a cancellation that neither job nor *runner* asked for."""

@@ -253,7 +253,9 @@ async def test_a_payload_that_does_not_fit_makes_the_job_dead_byte_for_byte(payl
     assert last(verdict).kind == "undecodable"
 
 
-@pytest.mark.parametrize("payload", [b'{"sizes": {"1": 1, "a"]}', b'{"sizes": {"1": 1, "a": "\xff"}}', b'{"sizes": {"1": 1}' + b"[" * 5_000])
+@pytest.mark.parametrize(
+    "payload", [b'{"sizes": {"1": 1, "a"]}', b'{"sizes": {"1": 1, "a": "\xff"}}', b'{"sizes": {"1": 1}' + b"[" * 5_000]
+)
 async def test_a_payload_that_does_not_fit_and_is_no_json_behind_that_makes_the_job_dead_too(payload: bytes) -> None:
     jobs = JobQueue("memory://")
 
