@@ -133,7 +133,8 @@ def judge(url: str, runner: asyncio.Runner) -> bool:
     try:
         runner.run(_tried(store))
     except (ConfigError, BackendError) as error:
-        _shows_nothing(error)
+        if not url.lower().startswith("memory+unix://"):  # all of that is a path, and no password
+            _shows_nothing(error)
         return not isinstance(error, ConfigError)
     raise AssertionError("a store was reached where there is none")
 
