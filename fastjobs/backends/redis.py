@@ -408,9 +408,9 @@ def _check_priority(priority: int) -> None:
 
 
 def _envelope(letter: bytes) -> bytes:
-    """What `_moves.lua` stores of a dead letter, without the queue before it."""
-    length, _, rest = letter.partition(b":")
-    return rest[int(length) :]
+    """What `_moves.lua` stores of a dead letter, without the queue before it; all of one that others have written."""
+    length, colon, rest = letter.partition(b":")
+    return rest[int(length) :] if colon and length.isdigit() and len(length) < 10 else letter
 
 
 def _info(reply: Any) -> dict[str, str]:
