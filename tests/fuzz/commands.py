@@ -59,7 +59,7 @@ _WORDS = (
     *("12345678-1234-5678-1234-567812345678", "drain", "wait", "dead", "json", "text", "memory://", "redis://h/5x", "nonsense"),
     *("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "/", "/dev/null", "/dev/full", "\udcff", ""),
 )
-_word = st.sampled_from(_WORDS) | wild_texts.filter(lambda text: "\0" not in text)
+_word = st.sampled_from(_WORDS) | wild_texts.filter(lambda text: "\0" not in text and "\ud800" not in text)  # as argv is
 _LINES = tuple(
     line.split(" ")
     for line in (

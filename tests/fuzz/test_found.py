@@ -7,12 +7,17 @@ from typing import Any
 
 import pytest
 
+from fastjobs.envelope import encode_job
+from fastjobs.model import MOST_COUNTED, Job
 from fastjobs.slots import Word
 from tests.fuzz.surfaces import SURFACES
 
 BY_NAME = {surface.name: surface for surface in SURFACES}
 
+_MANY_LOSSES = encode_job(Job(1, 0, bytes(16), "", "", b"", 0.0, 0, MOST_COUNTED, 1, 1))
+
 FOUND: tuple[tuple[str, Any], ...] = (
+    ("envelopes", _MANY_LOSSES),
     ("payload bytes", b'\x02{"packed":{"data":"AAAA"},"model":{"size":3},"colour":"red","sizes":{"1":1,"a"]}}'),
     ("store URLs", "redis://a,b"),
     ("store URLs", "redis://:[hunter2@[::1]"),
