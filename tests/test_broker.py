@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import socket
@@ -242,6 +243,40 @@ async def test_a_process_of_another_user_is_refused(tmp_path: Path) -> None:
         with pytest.raises(StoreUnavailable):
             await backend.stats()
         await backend.close()
+
+
+async def test_a_server_of_another_user_is_told_nothing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastjobs.backends.remote.peer_uid", lambda transport: os.getuid() + 1)
+    backend = SocketBackend(path)
+    with pytest.raises(BackendError, match=f"belongs to user {os.getuid() + 1}") as refused:
+        await push(backend, entry("a"))
+    assert not isinstance(refused.value, StoreUnavailable)
+    await backend.close()
+
+
+async def test_a_client_of_another_user_is_heard_to_no_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastjobs.backends.broker.peer_uid", lambda transport: os.getuid() + 1)
+    place = MemoryPlace()
+    async with serving(tmp_path / "broker.sock", store=place.core):
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "broker.sock")
+        call = HEADER.pack(len(encode(frames.Hello(frames.VERSION))), 1, Op.HELLO) + encode(frames.Hello(frames.VERSION))
+        bodies = encode(("p", 1, 0, [("q", 5, [b"job"])], [], 0.0))
+        writer.write(call + HEADER.pack(len(bodies), 2, Op.PUSH) + bodies)
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), SOON_S) == b""
+        writer.close()
+    assert (await counts(place.backend())).ready == 0
+
+
+async def test_no_umask_opens_the_socket_to_others(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        async with serving(tmp_path / "run" / "broker.sock"):
+            assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
+            assert stat.S_IMODE((tmp_path / "run" / "broker.sock").stat().st_mode) == 0o600
+            assert stat.S_IMODE((tmp_path / "run" / "broker.sock.lock").stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
 
 
 async def test_a_second_broker_at_the_same_path_is_refused_and_does_the_first_no_harm(path: str, store: SocketBackend) -> None:

@@ -45,6 +45,11 @@ async def test_a_payload_of_a_mebibyte_runs_and_one_byte_more_is_refused(any_sto
     await jobs.close()
 
 
+ONE_OF_EACH = pytest.mark.parametrize("store_kind", ["memory", "redis", "postgres"])
+"""For what takes seconds."""
+
+
+@ONE_OF_EACH
 async def test_a_hundred_thousand_jobs_due_at_one_second_all_run_once(any_store: Store) -> None:
     count, chunk = 100_000, 5_000
     due = (await _store_time(any_store)) + HOUR
@@ -68,6 +73,7 @@ async def _store_time(store: Store) -> float:
     return datetime.now(UTC).timestamp() + store.time_shift_s
 
 
+@ONE_OF_EACH
 async def test_ten_thousand_queues_are_pushed_to_claimed_from_waited_for_and_counted(any_store: Store) -> None:
     queues = [f"queue-{number}" for number in range(10_000)]
     for first in range(0, 10_000, 2_000):
