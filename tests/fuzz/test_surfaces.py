@@ -12,7 +12,6 @@ from tests.fuzz.surfaces import SURFACES
 EXAMPLES = 2 * int(os.environ.get("FASTJOBS_TEST_EXAMPLES", "100"))
 
 
-@pytest.mark.filterwarnings("default::ResourceWarning")
 @pytest.mark.parametrize("surface", SURFACES, ids=[surface.name.replace(" ", "-") for surface in SURFACES])
 def test_what_comes_in_is_taken_or_refused_as_documented(surface: Surface) -> None:
     count = explore(surface, EXAMPLES, 1)
