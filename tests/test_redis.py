@@ -490,6 +490,8 @@ async def test_nothing_is_left_of_a_whole_life_but_names_and_a_producers_record(
 def test_connections_share_what_redis_py_reads_of_itself_from_its_files() -> None:
     links = Links("redis://h/0", 5.0, 30.0)
     first, second = (links._new()._opener for _ in range(2))
+    if not hasattr(first, "driver_info"):
+        pytest.skip("this redis-py reads nothing of itself")
     assert first.driver_info is second.driver_info
 
 
