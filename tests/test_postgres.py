@@ -211,7 +211,7 @@ async def test_a_connection_cut_by_the_server_is_an_outage_and_the_same_call_can
         while not await connection.fetch(blocked):
             await asyncio.sleep(0)
         with pytest.raises(
-            StoreUnavailable, match="terminating connection|closed in the middle"
+            StoreUnavailable, match=r"terminating connection|closed in the middle"
         ):  # the latter before asyncpg 0.32
             await call
     await connection.close()
