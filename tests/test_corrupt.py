@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from fastjobs import JobQueue
 from fastjobs.adoption import Adopter, given_up
+from fastjobs.backends import make_store
 from fastjobs.backends.base import Store
 from fastjobs.envelope import decode_job
-from fastjobs.errors import SerializationError
+from fastjobs.errors import BackendError, SerializationError
 from fastjobs.ids import fresh_name, id_text, new_id
 from fastjobs.model import Entry, Job
 from fastjobs.registry import Registry
@@ -277,3 +278,18 @@ async def test_a_dead_letter_of_no_known_form_hides_no_others_and_can_be_deleted
     jobs = JobQueue(any_store)
     assert (await jobs.dead.delete(id_text(new_id()))).done == 0
     await jobs.close()
+
+
+@pytest.mark.parametrize("store_kind", REDIS_KINDS)
+async def test_a_word_where_the_store_keeps_a_number_is_an_error_of_ours(place: Place, any_store: Store) -> None:
+    assert isinstance(place, RedisPlace)
+    async with redis.asyncio.from_url(place._server) as client:
+        await client.hset(f"{place._prefixes()[0]}leases", "lease", "x")
+        with pytest.raises(BackendError, match="cannot be read"):
+            await any_store.leases()
+        await client.set(f"{place._prefixes()[0]}partitions", "x")
+        for url in (place.url(), f"{place.url()}&partitions=3"):
+            store = make_store(url)
+            with pytest.raises(BackendError, match=r"cannot be read|no number"):
+                await store.stats()
+            await store.close()

@@ -164,6 +164,24 @@ def test_no_process_of_a_supervisor_shows_the_password_to_ps(shop: Path, redis_s
     assert SECRET not in (shop / "said").read_text()
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_no_process_of_a_measurement_shows_the_password_to_ps(shop: Path, redis_server: Server) -> None:
+    if not isinstance(redis_server, RedisServer):
+        pytest.skip("needs a server of its own")
+    url = redis_server.tcp_url.replace("//", f"//default:{SECRET}@", 1)
+    command = [sys.executable, "-m", "fastjobs", "bench", "-n", "1", "--scenario", "cpu", "--jobs", "1000000"]
+    with (
+        (shop / "said").open("w") as said,
+        subprocess.Popen(command, env={**os.environ, "FASTJOBS_BENCH_URL": url}, stdout=said, stderr=said) as bench,
+    ):
+        family = _family(bench.pid)
+        assert any("fastjobs.benchmark.fleet" in process.cmdline() for process in family)
+        for process in family:
+            assert SECRET not in " ".join(process.cmdline()) + process.name()
+        bench.send_signal(signal.SIGTERM)
+    assert SECRET not in (shop / "said").read_text()
+
+
 def _family(pid: int) -> list[psutil.Process]:
     """The supervisor, its worker and its maintenance, once they are there."""
     deadline = time.monotonic() + 20

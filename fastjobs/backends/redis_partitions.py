@@ -106,9 +106,13 @@ class Agreement:
                 stored = await links.call("GET", key)
         finally:
             await links.close()
-        if int(stored) != self._partitions:
+        try:
+            agreed = int(stored)
+        except (ValueError, TypeError) as error:
+            raise BackendError(f"{mask_password(self._url)}: the key {key!r} holds no number: {stored!r:.100}") from error
+        if agreed != self._partitions:
             raise BackendError(
-                f"the jobs of namespace {self.namespace} at {mask_password(self._url)} are kept in {int(stored)} partitions,"
+                f"the jobs of namespace {self.namespace} at {mask_password(self._url)} are kept in {agreed} partitions,"
                 f" not {self._partitions}: name that number, or empty its queues and delete the key {key!r} first"
             )
         self._reached = True
