@@ -50,7 +50,7 @@ class Death:
 def death_in(slot: Slot, lease: str) -> Death:
     """The death of the worker in *slot*, which is DEAD."""
     words = slot.words
-    error, message = describe_exit(words[Word.EXIT_STATUS], words[Word.MAX_RSS_KIB])
+    error, message = describe_exit(words[Word.EXIT_STATUS] & 0xFFFF, words[Word.MAX_RSS_KIB])
     started = slot.started()
     if words[Word.SILENT_MS]:
         error = "watchdog"
@@ -183,7 +183,7 @@ class Adopter:
         self._terms = terms
         self._patiently = patiently
         self._n = 0
-        self._rng = Random()  # noqa: S311 - spreads retries, guards nothing
+        self._rng = Random()  # nosec B311  # noqa: S311 - spreads retries, guards nothing
 
     async def start(self) -> None:
         """Register under a fresh id."""

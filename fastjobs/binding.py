@@ -107,7 +107,7 @@ def _check_context_early(
     for parameter in parameters:
         try:
             kinds[parameter.name] = resolve_annotation(function, parameter.annotation)
-        except Exception:  # noqa: S112 - it may be defined further down; `resolve` says so if it is not
+        except Exception:  # nosec B112  # noqa: S112 - it may be defined further down; `resolve` says so if it is not
             continue
     if len(kinds) == len(parameters):
         context_parameter(function, name, parameters, kinds, ctx)
@@ -313,7 +313,7 @@ def _function(key: str, lines: list[str], names: dict[str, Any], shown: str) -> 
     """The function *key* that *lines* define, called *shown* in tracebacks and in Python's messages about wrong calls."""
     space = dict(names)
     # Made of parameter names alone, which Python has accepted as identifiers before.
-    exec(compile("\n".join(lines), "<fastjobs: arguments>", "exec"), space)  # noqa: S102
+    exec(compile("\n".join(lines), "<fastjobs: arguments>", "exec"), space)  # nosec B102  # noqa: S102
     function: Callable[..., Any] = space[key]
     function.__name__ = function.__qualname__ = shown
     return function

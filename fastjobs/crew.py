@@ -189,7 +189,7 @@ class Crew:
             seat.start_at = now + NO_FORK_S
             return None
         slot.words[Word.PID] = pid
-        process = WorkerProcess(pid, slot.index, stacks_fd, now, self.code, spread=random.random())  # noqa: S311
+        process = WorkerProcess(pid, slot.index, stacks_fd, now, self.code, spread=random.random())  # nosec B311  # noqa: S311
         self.processes[pid] = process
         return process
 

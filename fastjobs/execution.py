@@ -104,7 +104,8 @@ def clean_text(text: str, limit: int) -> str:
     """*text* cut to its last *limit* characters, storable as UTF-8."""
     if len(text) > limit:
         text = f"[{len(text) - limit} characters cut]…{text[-limit:]}"
-    return text.encode("utf-8", "backslashreplace").decode()
+    clean = text.encode("utf-8", "backslashreplace").decode()
+    return clean if len(clean) <= 2 * limit else clean[-limit:]  # escapes are up to ten times as long
 
 
 def failure_of(job: Job, kind: str, error: BaseException, worker: str) -> Failure:
@@ -171,7 +172,7 @@ class Execution:
         """Called when a run under a time limit starts."""
         self.threads = ThreadPool()
         self._pid = os.getpid()
-        self._rng = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._rng = random.Random()  # nosec B311  # noqa: S311 - spreads retries, guards nothing
 
     async def run(self, job: Job, runner: Runner) -> Verdict | None:
         """Run *job* in this task. None: done. Never raises, but for a cancellation that neither job nor *runner* asked for."""

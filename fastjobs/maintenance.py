@@ -124,7 +124,7 @@ class Maintenance:
                 continue
             self._outage.answered(name)
             backoff.reset()
-            await asyncio.sleep(every_s * (0.8 + 0.2 * random.random()))  # noqa: S311 - fleets must not run in step
+            await asyncio.sleep(every_s * (0.8 + 0.2 * random.random()))  # nosec B311  # noqa: S311 - fleets must not run in step
 
     async def _alive(self) -> None:
         """Show the supervisor that this loop turns."""

@@ -49,7 +49,7 @@ class Backoff:
     def next_s(self) -> float:
         """The pause after one more failure, in seconds."""
         delay_s, self._delay_s = self._delay_s, min(2 * self._delay_s, LAST_RETRY_S)
-        return delay_s * (0.5 + random.random())  # noqa: S311 - spreads reconnects
+        return delay_s * (0.5 + random.random())  # nosec B311  # noqa: S311 - spreads reconnects
 
     def reset(self) -> None:
         """It worked."""

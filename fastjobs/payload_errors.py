@@ -89,8 +89,8 @@ def _with_keys(path: str, payload: bytes, read: Read) -> str:
     """*path* with the keys of dicts, for which msgspec writes ``[...]``; as it is if they cannot be found."""
     try:
         return _named(path, payload, read) if "[...]" in path else path
-    except (LookupError, TypeError):  # a field renamed to something with a dot, say
-        return path
+    except (LookupError, TypeError, msgspec.MsgspecError, UnicodeError, RecursionError):
+        return path  # a field renamed to something with a dot, say; or what follows the field is no JSON at all
 
 
 def _named(path: str, payload: bytes, read: Read) -> str:

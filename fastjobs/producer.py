@@ -84,7 +84,7 @@ class Producer:
                     now = clock.monotonic()
                     if now >= give_up_at:
                         raise _uncertain(entries, self._give_up_after_s, error) from error
-                    await asyncio.sleep(min(delay_s * (0.5 + random.random()), give_up_at - now))  # noqa: S311
+                    await asyncio.sleep(min(delay_s * (0.5 + random.random()), give_up_at - now))  # nosec B311  # noqa: S311
                     delay_s = min(2 * delay_s, 2.0)
         finally:
             self._open.discard(seq)

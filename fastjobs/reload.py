@@ -173,7 +173,7 @@ def reexecute(handover: Handover, place: Place) -> None:
     try:
         os.chdir(place.directory)
         variables = {**place.environment, VARIABLE: str(bequest)}
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], variables)  # noqa: S606 - no shell is meant
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], variables)  # nosec B606  # noqa: S606 - no shell is meant
     except OSError as error:
         log.error("the supervisor cannot be re-executed, the old code stays: %s", error)
     os.close(bequest)

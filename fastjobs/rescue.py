@@ -67,7 +67,7 @@ class Rescue:
         now = clock.monotonic()
         if now >= self._leases_due:
             await self._look_at_leases()
-            self._leases_due = now + self._watch.pause_s() * (0.8 + 0.4 * random.random())  # noqa: S311 - never in step
+            self._leases_due = now + self._watch.pause_s() * (0.8 + 0.4 * random.random())  # nosec B311  # noqa: S311 - never in step
         if now >= self._claims_due:
             self._claims_due = now + CLAIMS_S
             await self._look_at_claims()

@@ -17,7 +17,7 @@ import msgspec
 from fastjobs.durations import Duration, duration_s
 from fastjobs.envelope import header, with_header
 from fastjobs.errors import ConfigError
-from fastjobs.model import DEFAULT_MAX_ATTEMPTS, SUSPECT_LOSSES, Failure, Job, Kind
+from fastjobs.model import DEFAULT_MAX_ATTEMPTS, MOST_COUNTED, SUSPECT_LOSSES, Failure, Job, Kind
 
 ExceptionTypes: TypeAlias = type[BaseException] | Collection[type[BaseException]]
 """One exception type, or several."""
@@ -154,6 +154,11 @@ class Verdict(NamedTuple):
     delay_s: float = 0.0
 
 
+def _one_more(count: int) -> int:
+    """*count* plus one, as long as the envelope can still be read then: only one that nobody of us wrote counts so far."""
+    return min(count + 1, MOST_COUNTED)
+
+
 def _with_failure(job: Job, failure: Failure) -> list[Failure]:
     history = [*(job.history or ()), failure]
     if len(history) > HISTORY_LIMIT:
@@ -177,7 +182,7 @@ def after_failure(
     """
     if isinstance(error, Snooze):
         return _after_snooze(job, error, failure)
-    attempts = job.attempts + 1
+    attempts = _one_more(job.attempts)
     allowed = job.max_attempts or max_attempts or DEFAULT_MAX_ATTEMPTS
     again = msgspec.structs.replace(job, attempts=attempts, history=_with_failure(job, failure))
     if isinstance(error, Discard) or attempts >= allowed:
@@ -195,13 +200,17 @@ def _after_snooze(job: Job, error: Snooze, failure: Failure) -> Verdict:
     if snoozes > MAX_SNOOZES:
         message = f"snoozed {MAX_SNOOZES} times; last: {failure.message}"
         dead = msgspec.structs.replace(failure, message=message)
-        return Verdict(Kind.DEAD, msgspec.structs.replace(job, attempts=job.attempts + 1, history=_with_failure(job, dead)))
+        return Verdict(
+            Kind.DEAD, msgspec.structs.replace(job, attempts=_one_more(job.attempts), history=_with_failure(job, dead))
+        )
     return Verdict(Kind.RETRY, msgspec.structs.replace(job, headers=with_header(job, "snoozes", snoozes)), error.delay_s)
 
 
 def after_undecodable(job: Job, failure: Failure) -> Verdict:
     """The verdict on a job whose payload its handler cannot decode: dead at once, payload kept byte for byte."""
-    return Verdict(Kind.DEAD, msgspec.structs.replace(job, attempts=job.attempts + 1, history=_with_failure(job, failure)))
+    return Verdict(
+        Kind.DEAD, msgspec.structs.replace(job, attempts=_one_more(job.attempts), history=_with_failure(job, failure))
+    )
 
 
 def after_unknown(job: Job, failure: Failure, *, dead: bool) -> Verdict:
@@ -241,7 +250,7 @@ def after_loss(job: Job, failure: Failure, *, alone: bool, evidence: bool) -> Ve
     seen (a lost machine says nothing against a job and makes it a suspect at most). Only a loss suffered alone, on evidence,
     and not before the `max_losses`-th makes the job dead; otherwise it goes back to the head of its queue.
     """
-    losses = job.losses + 1 if evidence else max(job.losses, min(job.losses + 1, SUSPECT_LOSSES))
+    losses = _one_more(job.losses) if evidence else max(job.losses, min(job.losses + 1, SUSPECT_LOSSES))
     lost = msgspec.structs.replace(job, losses=losses, history=_with_failure(job, failure))
     if evidence and alone and losses >= job.max_losses:
         return Verdict(Kind.DEAD, lost)

@@ -106,7 +106,8 @@ class Slot:
 
     @property
     def state(self) -> State:
-        return State(self.words[Word.STATE])
+        word = self.words[Word.STATE]
+        return State(word) if word <= State.DEAD else State.RUNNING  # handlers that write to memory at random hit this one too
 
     @state.setter
     def state(self, state: State) -> None:
@@ -207,9 +208,12 @@ class Slots:
 
     @classmethod
     def attach(cls, fd: int) -> Slots:
-        """The mapping behind *fd*. ValueError if its layout is another version's."""
+        """The mapping behind *fd*. ValueError if its layout is another version's, or its size is not the one it says."""
         mapping = mmap.mmap(fd, os.fstat(fd).st_size)
-        if int.from_bytes(mapping[:8], "little") != LAYOUT and int.from_bytes(mapping[:8], "big") != LAYOUT:
+        with memoryview(mapping) as view, view[: len(view) // 8 * 8].cast("Q") as words:
+            fits = len(words) > Head.COUNT and words[Head.LAYOUT] == LAYOUT
+            fits = fits and len(view) == 8 * (Head.COUNT + words[Head.SLOTS] * _slot_words(words[Head.RUNNERS]))
+        if not fits:
             mapping.close()
             raise ValueError("the shared mapping has another layout")
         return cls(fd, mapping)

@@ -435,7 +435,7 @@ class Worker:
                     log.warning("the store does not answer, trying again until it does: %s", error)
                 if now - failing_since > self.options.lease_ttl_s - CUT_OFF_MARGIN_S and self._parked is None:
                     self._parked = self._runners.take_back()
-                pause_s = delay_s * (0.5 + random.random())  # noqa: S311 - spreads reconnects
+                pause_s = delay_s * (0.5 + random.random())  # nosec B311  # noqa: S311 - spreads reconnects
                 delay_s = min(2 * delay_s, 2.0)
         if failing_since:
             log.warning("the store answers again after %.1f s", clock.monotonic() - failing_since)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import socket
@@ -242,6 +243,40 @@ async def test_a_process_of_another_user_is_refused(tmp_path: Path) -> None:
         with pytest.raises(StoreUnavailable):
             await backend.stats()
         await backend.close()
+
+
+async def test_a_server_of_another_user_is_told_nothing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastjobs.backends.remote.peer_uid", lambda transport: os.getuid() + 1)
+    backend = SocketBackend(path)
+    with pytest.raises(BackendError, match=f"belongs to user {os.getuid() + 1}") as refused:
+        await push(backend, entry("a"))
+    assert not isinstance(refused.value, StoreUnavailable)
+    await backend.close()
+
+
+async def test_a_client_of_another_user_is_heard_to_no_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastjobs.backends.broker.peer_uid", lambda transport: os.getuid() + 1)
+    place = MemoryPlace()
+    async with serving(tmp_path / "broker.sock", store=place.core):
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "broker.sock")
+        call = HEADER.pack(len(encode(frames.Hello(frames.VERSION))), 1, Op.HELLO) + encode(frames.Hello(frames.VERSION))
+        bodies = encode(("p", 1, 0, [("q", 5, [b"job"])], [], 0.0))
+        writer.write(call + HEADER.pack(len(bodies), 2, Op.PUSH) + bodies)
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), SOON_S) == b""
+        writer.close()
+    assert (await counts(place.backend())).ready == 0
+
+
+async def test_no_umask_opens_the_socket_to_others(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        async with serving(tmp_path / "run" / "broker.sock"):
+            assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
+            assert stat.S_IMODE((tmp_path / "run" / "broker.sock").stat().st_mode) == 0o600
+            assert stat.S_IMODE((tmp_path / "run" / "broker.sock.lock").stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
 
 
 async def test_a_second_broker_at_the_same_path_is_refused_and_does_the_first_no_harm(path: str, store: SocketBackend) -> None:
@@ -529,6 +564,27 @@ async def test_something_else_at_the_path_is_not_taken_for_a_broker(tmp_path: Pa
     with pytest.raises(BackendError, match="does not speak our protocol"):
         await backend.stats()
     server.close()
+
+
+@pytest.mark.parametrize(
+    ("hello", "reply"), [(b"\xc1", b""), (None, b"\xc1"), (None, encode("stats?")), (None, b"\xdd\xff\xff\xff\xff")]
+)
+async def test_a_call_whose_reply_cannot_be_read_fails_at_once(tmp_path: Path, hello: bytes | None, reply: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        welcome = encode(frames.Welcome(bytes(16), 1)) if hello is None else hello
+        for body in (welcome, reply):
+            size, id, _ = HEADER.unpack(await reader.readexactly(HEADER.size))
+            await reader.readexactly(size)
+            writer.write(HEADER.pack(len(body), id, Status.OK) + body)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_unix_server(answer, tmp_path / "odd.sock")
+    backend = SocketBackend(tmp_path / "odd.sock")
+    async with server, asyncio.timeout(SOON_S):
+        with pytest.raises(BackendError, match="does not speak our protocol"):
+            await backend.stats()
+        await backend.close()
 
 
 async def test_a_long_wait_is_no_silence(path: str) -> None:

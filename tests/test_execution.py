@@ -253,6 +253,21 @@ async def test_a_payload_that_does_not_fit_makes_the_job_dead_byte_for_byte(payl
     assert last(verdict).kind == "undecodable"
 
 
+@pytest.mark.parametrize(
+    "payload", [b'{"sizes": {"1": 1, "a"]}', b'{"sizes": {"1": 1, "a": "\xff"}}', b'{"sizes": {"1": 1}' + b"[" * 5_000]
+)
+async def test_a_payload_that_does_not_fit_and_is_no_json_behind_that_makes_the_job_dead_too(payload: bytes) -> None:
+    jobs = JobQueue("memory://")
+
+    @jobs.job
+    async def pack(sizes: dict[int, tuple[int, str]]) -> None: ...
+
+    verdict = await run(jobs, a_job("pack", payload))
+    assert verdict is not None
+    assert (verdict.kind, verdict.job.payload) == (Kind.DEAD, payload)
+    assert last(verdict).kind == "undecodable"
+
+
 async def test_a_handler_whose_annotations_cannot_be_resolved_fails_its_jobs_not_its_worker() -> None:
     jobs = JobQueue("memory://")
     execution = execution_of(jobs)

@@ -173,7 +173,7 @@ async def test_a_connection_cut_by_the_server_is_an_outage_and_the_same_call_can
         blocked = "select pg_terminate_backend(pid) from pg_stat_activity where pg_backend_pid() = any(pg_blocking_pids(pid))"
         while not await connection.fetch(blocked):
             await asyncio.sleep(0)
-        with pytest.raises(StoreUnavailable, match="terminating connection"):
+        with pytest.raises(StoreUnavailable, match=r"terminating connection|closed in the middle"):  # asyncpg < 0.32
             await call
     await connection.close()
     assert (await store.exchange(hand.id, 1, [], ["q"], 10)).jobs == [b"a", b"b"]

@@ -329,6 +329,8 @@ async def test_a_full_server_takes_no_jobs_and_still_empties(store: RedisBackend
 def test_connections_share_what_redis_py_reads_of_itself_from_its_files() -> None:
     links = Links("redis://h/0", 5.0, 30.0)
     first, second = (links._new()._opener for _ in range(2))
+    if not hasattr(first, "driver_info"):
+        pytest.skip("this redis-py reads nothing of itself")
     assert first.driver_info is second.driver_info
 
 

@@ -47,7 +47,7 @@ def socket_path(app_id: str) -> Path:
         path = Path(runtime, "fastjobs", name)
         if len(os.fsencode(path)) <= SOCKET_PATH_BYTES:
             return path
-    return Path(f"/tmp/fastjobs-{os.getuid()}", name)  # noqa: S108 - private_directory refuses one that is not ours alone
+    return Path(f"/tmp/fastjobs-{os.getuid()}", name)  # nosec B108  # noqa: S108 - private_directory refuses one that is not ours alone
 
 
 def private_directory(path: Path) -> None:

@@ -52,7 +52,7 @@ class PartitionedBackend(WaitsThenClaims):
         self.url = url
         self._parts = tuple(parts)
         self._homes = {} if homes is None else homes  # by worker and open claim
-        self._at = random.randrange(len(self._parts))  # noqa: S311 - workers begin apart from each other
+        self._at = random.randrange(len(self._parts))  # nosec B311  # noqa: S311 - workers begin apart from each other
         self._stayed = 0
         self._rang: set[int] = set()
         self._courses: dict[str, Course] = {}  # by worker

@@ -94,7 +94,7 @@ class PostgresBackend(WaitsThenClaims):
 
     def _call(self, function: str, arguments: int) -> str:
         marks = ", ".join(f"${i}" for i in range(1, arguments + 1))
-        return f"select * from {self._address.quoted_schema}.{function}({marks})"  # noqa: S608
+        return f"select * from {self._address.quoted_schema}.{function}({marks})"  # nosec B608  # noqa: S608
 
     # -- life -----------------------------------------------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ async def read_version(connection: Connection, address: Address) -> tuple[int, i
     # From the tables of the catalogue: to_regclass answers from a cache, which does not hear of another's migration in time.
     if not await connection.fetchval(_HAS_META, address.schema):
         return 0, 0
-    row = await connection.fetchrow(f"select version, min_compatible from {address.quoted_schema}.meta")  # noqa: S608
+    row = await connection.fetchrow(f"select version, min_compatible from {address.quoted_schema}.meta")  # nosec B608  # noqa: S608
     return (row["version"], row["min_compatible"]) if row is not None else (0, 0)
 
 
@@ -92,7 +92,7 @@ async def migrate(connection: Connection, address: Address) -> list[str]:
         await connection.execute("\n".join(statement(name, address.quoted_schema) for name in FUNCTIONS))
         steps.append("functions")
         await connection.execute(
-            f"insert into {address.quoted_schema}.meta (version, min_compatible) values ($1, $2)"  # noqa: S608
+            f"insert into {address.quoted_schema}.meta (version, min_compatible) values ($1, $2)"  # nosec B608  # noqa: S608
             " on conflict (single) do update set version = excluded.version, min_compatible = excluded.min_compatible",
             VERSION,
             MIN_COMPATIBLE,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode
 
 import asyncpg
 
-from fastjobs.backends import mask_password
+from fastjobs.backends import check_password, mask_password
 from fastjobs.errors import BackendError, ConfigError, FastjobsError, SchemaError, StoreUnavailable
 from fastjobs.forks import socket_of, watch
 
@@ -44,7 +44,7 @@ _MISSING: Final = frozenset({"42P01", "42703", "42883", "3F000"})
 class Address:
     """Where a store is and how it is to be talked to."""
 
-    dsn: str  #: for asyncpg, password included: never shown
+    dsn: str = field(repr=False)  #: for asyncpg, password included: never shown
     url: str  #: as the user gave it, password masked
     schema: str
     pgbouncer: bool  #: no prepared statements, no LISTEN, no session settings
@@ -112,6 +112,7 @@ def parse_address(url: str, *, schema: str, pgbouncer: bool, connect_timeout_s: 
 
     ConfigError for another scheme, a schema name that is none, or a switch that is neither on nor off.
     """
+    check_password(url)
     shown = mask_password(url)
     base, _, query = url.partition("?")
     if not base.startswith(("postgres://", "postgresql://")):

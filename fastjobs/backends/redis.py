@@ -7,12 +7,12 @@ expires. Needs Redis 6.2 or newer, or any Valkey.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 
-from fastjobs.backends import mask_password
+from fastjobs.backends import check_password, mask_password
 from fastjobs.backends.bundles import bundle
 from fastjobs.backends.redis_link import Argument, Links, Script, load_script
 from fastjobs.backends.redis_url import split_namespace
@@ -21,6 +21,8 @@ from fastjobs.model import MAX_PRIORITY, Adopted, DeadLetter, Entry, Exchanged, 
 
 OLDEST: Final = (6, 2)
 """Oldest Redis that was tried: fractional BLPOP timeouts came with 6.0, and `_moves.lua` rests on memory rules seen in 6.2."""
+
+T = TypeVar("T")
 
 _MOVING: Final = ("adopt", "dead_delete", "dead_requeue", "exchange", "push", "register", "renew")
 _OTHERS: Final = ("dead_get", "dead_list", "peek", "purge", "retire", "stats", "wait", "workers")
@@ -58,6 +60,7 @@ class RedisBackend:
         connect_timeout_s: float = 5.0,
         call_timeout_s: float = 30.0,
     ) -> None:
+        check_password(url)
         server, self.namespace = split_namespace(url, namespace)
         self.url = mask_password(url)
         self.time_shift_s = 0.0
@@ -89,7 +92,7 @@ class RedisBackend:
 
     async def _introduce(self) -> None:
         """Before the first call: is this the server that we need?"""
-        info = _info(await self._links.call("INFO", "server"))
+        info = self._read("INFO", _info, await self._links.call("INFO", "server"))
         version = info.get("redis_version", "0")
         if "valkey_version" not in info and _version(version) < OLDEST:
             oldest = ".".join(map(str, OLDEST))
@@ -98,7 +101,7 @@ class RedisBackend:
         if mode == "sentinel":
             raise BackendError(f"{self.url} is a sentinel: use redis+sentinel://host:26379/mymaster")
         if mode == "cluster":
-            self._links.learn(_nodes(await self._links.call("CLUSTER", "NODES")))
+            self._links.learn(self._read("CLUSTER NODES", _nodes, await self._links.call("CLUSTER", "NODES")))
         elif self._links.many:
             raise BackendError(f"{self.url} names several servers, but the first that answers is no node of a Redis Cluster")
         await self._agree()
@@ -106,17 +109,25 @@ class RedisBackend:
 
     async def _is_whole(self) -> None:
         """BackendError if others have cut this app into partitions: they would never find what is stored here."""
-        count = await self._links.call("GET", partitions_key(self.namespace))
-        if count is not None:
+        reply = await self._links.call("GET", partitions_key(self.namespace))
+        if reply is not None:
+            count = self._read("GET", int, reply)
             raise BackendError(
-                f"the jobs of namespace {self.namespace} at {self.url} are kept in {int(count)} partitions:"
-                f" add partitions={int(count)} to the URL's options, or use another namespace"
+                f"the jobs of namespace {self.namespace} at {self.url} are kept in {count} partitions:"
+                f" add partitions={count} to the URL's options, or use another namespace"
             )
 
     async def _run(self, script: Script, keys: tuple[str, ...], *arguments: Argument) -> Any:
         if not self._introduced:
             await self._introduce()
         return await self._links.run(script, keys, *arguments)
+
+    def _read(self, what: str, read: Callable[[Any], T], reply: Any) -> T:
+        """What *read* makes of a *reply*. BackendError if it is not what *what* replies: others have written to our keys."""
+        try:
+            return read(reply)
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            raise BackendError(f"{self.url}: {what} replied what cannot be read: {reply!r:.200}") from error
 
     def clone(self) -> RedisBackend:
         url, tag, agree, connect_timeout_s, call_timeout_s = self._options
@@ -158,9 +169,8 @@ class RedisBackend:
     ) -> Exchanged:
         keys = self._exchange_keys(worker, queues)
         plan, outcomes = _settlements(settlements)
-        return _exchanged(
-            await self._run(SCRIPTS["exchange"], keys, self._prefix, worker, n, self.time_shift_s, limit, plan, *outcomes)
-        )
+        reply = await self._run(SCRIPTS["exchange"], keys, self._prefix, worker, n, self.time_shift_s, limit, plan, *outcomes)
+        return self._read("exchange", _exchanged, reply)
 
     async def claim_when_ready(self, worker: str, n: int, queues: Sequence[str], limit: int, timeout_s: float) -> Exchanged:
         # On the server's side: a job that comes to an idle worker waits for one reply then, not for two.
@@ -170,7 +180,8 @@ class RedisBackend:
         bound_s, command = self._blocking(queues, timeout_s, due_s)
         keys = self._exchange_keys(worker, queues)
         call = (self._prefix, worker, n, self.time_shift_s, limit, _encode(()))
-        return _exchanged(await self._links.block_and_run(bound_s, command, SCRIPTS["exchange"], keys, *call))
+        reply = await self._links.block_and_run(bound_s, command, SCRIPTS["exchange"], keys, *call)
+        return self._read("exchange", _exchanged, reply)
 
     async def wait(self, queues: Sequence[str], timeout_s: float) -> bool:
         if not queues:
@@ -187,8 +198,7 @@ class RedisBackend:
 
     async def _due_in_s(self, queues: Sequence[str]) -> float | None:
         """Seconds until the first delayed job of *queues* is due, 0 if one is ready or due now, None if there is none."""
-        state = (await self._run(SCRIPTS["wait"], self._keys_of(tuple(queues)), self.time_shift_s)).decode()
-        return 0.0 if not state else None if state == "-" else float(state)
+        return self._read("wait", _due_in_s, await self._run(SCRIPTS["wait"], self._keys_of(tuple(queues)), self.time_shift_s))
 
     def _blocking(self, queues: Sequence[str], timeout_s: float, due_s: float | None) -> tuple[float, tuple[str, ...]]:
         """How long to block for a wake-up, and the command."""
@@ -201,23 +211,18 @@ class RedisBackend:
         return moved == 1
 
     async def leases(self) -> dict[str, int]:
-        fields = await self._links.call("HGETALL", f"{self._prefix}leases")
-        return {lease.decode(): int(counter) for lease, counter in zip(fields[::2], fields[1::2], strict=True)}
+        return self._read("HGETALL", _leases, await self._links.call("HGETALL", f"{self._prefix}leases"))
 
     async def workers(self, lease: str) -> dict[str, list[int]]:
         keys = (self._lease(lease)[0],)
-        found = await self._run(SCRIPTS["workers"], keys, f"{self._prefix}worker:")
-        return {
-            worker.decode(): sorted(int(field) for field in fields if field.isdigit())
-            for worker, fields in zip(found[::2], found[1::2], strict=True)
-        }
+        return self._read("workers", _workers, await self._run(SCRIPTS["workers"], keys, f"{self._prefix}worker:"))
 
     async def adopt(self, into: str, n: int, worker: str, claims: Sequence[int] | None, limit: int) -> Adopted:
         lease = worker.rpartition(".")[0]
         keys = (self._worker(into), self._worker(worker), *self._lease(lease))
         wanted = _encode(None if claims is None else list(claims))
-        header, jobs = await self._run(SCRIPTS["adopt"], keys, self._prefix, into, n, worker, lease, limit, wanted)
-        return Adopted(jobs, header.split(b"|")[1] == b"1")
+        reply = await self._run(SCRIPTS["adopt"], keys, self._prefix, into, n, worker, lease, limit, wanted)
+        return self._read("adopt", _adopted, reply)
 
     async def retire(self, worker: str) -> bool:
         lease = worker.rpartition(".")[0]
@@ -231,38 +236,34 @@ class RedisBackend:
     # -- admin ----------------------------------------------------------------------------------------------------------
 
     async def stats(self) -> Stats:
-        running, *counts = await self._run(SCRIPTS["stats"], (f"{self._prefix}queues", f"{self._prefix}leases"), self._prefix)
-        queues = [QueueStats(name.decode(), ready, delayed, dead) for name, ready, delayed, dead in sorted(counts)]
-        return Stats(queues, running)
+        keys = (f"{self._prefix}queues", f"{self._prefix}leases")
+        return self._read("stats", _stats, await self._run(SCRIPTS["stats"], keys, self._prefix))
 
     async def peek(self, queue: str, limit: int) -> list[bytes]:
-        envelopes: list[bytes] = await self._run(SCRIPTS["peek"], self._ready(queue), limit)
-        return envelopes
+        return self._read("peek", _envelopes, await self._run(SCRIPTS["peek"], self._ready(queue), limit))
 
     async def dead_list(self, queue: str | None, before: tuple[float, bytes] | None, limit: int) -> list[DeadLetter]:
         index = f"{self._prefix}died" if queue is None else self._key("died", queue)
         start: tuple[str | bytes, str | bytes] = ("", "") if before is None else (repr(before[0]), before[1])
-        found = await self._run(SCRIPTS["dead_list"], (f"{self._prefix}dead", index), limit, *start)
-        return [
-            DeadLetter(id, float(died_at), _envelope(letter))
-            for id, died_at, letter in zip(found[::3], found[1::3], found[2::3], strict=True)
-        ]
+        reply = await self._run(SCRIPTS["dead_list"], (f"{self._prefix}dead", index), limit, *start)
+        return self._read("dead_list", _letters, reply)
 
     async def dead_get(self, id: bytes) -> DeadLetter | None:
-        found = await self._run(SCRIPTS["dead_get"], (f"{self._prefix}dead", f"{self._prefix}died"), id)
-        return DeadLetter(id, float(found[0]), _envelope(found[1])) if found else None
+        reply = await self._run(SCRIPTS["dead_get"], (f"{self._prefix}dead", f"{self._prefix}died"), id)
+        letters = self._read("dead_get", lambda found: _letters([id, *found] if found else []), reply)
+        return letters[0] if letters else None
 
     async def dead_requeue(self, entries: Sequence[Entry]) -> list[bool]:
         for entry in entries:
             _check_priority(entry.priority)
         plan = _encode(_places(entries))
         keys = (f"{self._prefix}dead",)
-        moved = await self._run(SCRIPTS["dead_requeue"], keys, self._prefix, self.time_shift_s, plan, *_stored(entries))
-        return [bit == 1 for bit in moved]
+        reply = await self._run(SCRIPTS["dead_requeue"], keys, self._prefix, self.time_shift_s, plan, *_stored(entries))
+        return self._read("dead_requeue", _flags, reply)
 
     async def dead_delete(self, ids: Sequence[bytes]) -> list[bool]:
-        deleted = await self._run(SCRIPTS["dead_delete"], (f"{self._prefix}dead",), self._prefix, *ids)
-        return [bit == 1 for bit in deleted]
+        reply = await self._run(SCRIPTS["dead_delete"], (f"{self._prefix}dead",), self._prefix, *ids)
+        return self._read("dead_delete", _flags, reply)
 
     async def purge(self, queue: str) -> int:
         count: int = await self._run(SCRIPTS["purge"], self._keys_of((queue,)))
@@ -310,7 +311,7 @@ class RedisBackend:
             raise
         except BackendError:
             return None
-        return reply[1].decode() if reply else None
+        return self._read("CONFIG GET", lambda found: str(found[1].decode()), reply) if reply else None
 
 
 def partitions_key(namespace: str) -> str:
@@ -322,7 +323,56 @@ def _exchanged(reply: Any) -> Exchanged:
     """The reply of exchange.lua."""
     header, jobs = reply
     kept, more, next_due_s = header.split(b"|")
-    return Exchanged([bit == 49 for bit in kept], jobs, more == b"1", float(next_due_s) if next_due_s else None)
+    return Exchanged([bit == 49 for bit in kept], _envelopes(jobs), more == b"1", float(next_due_s) if next_due_s else None)
+
+
+def _adopted(reply: Any) -> Adopted:
+    """The reply of adopt.lua."""
+    header, jobs = reply
+    return Adopted(_envelopes(jobs), header.split(b"|")[1] == b"1")
+
+
+def _envelopes(reply: Any) -> list[bytes]:
+    if not isinstance(reply, list):
+        raise TypeError("no list")
+    return reply
+
+
+def _due_in_s(reply: Any) -> float | None:
+    """The reply of wait.lua."""
+    state = reply.decode()
+    return 0.0 if not state else None if state == "-" else float(state)
+
+
+def _leases(reply: Any) -> dict[str, int]:
+    return {lease.decode(): int(counter) for lease, counter in zip(reply[::2], reply[1::2], strict=True)}
+
+
+def _workers(reply: Any) -> dict[str, list[int]]:
+    """The reply of workers.lua."""
+    return {
+        worker.decode(): sorted(int(field) for field in fields if field.isdigit())
+        for worker, fields in zip(reply[::2], reply[1::2], strict=True)
+    }
+
+
+def _stats(reply: Any) -> Stats:
+    """The reply of stats.lua."""
+    running, *counts = reply
+    queues = [QueueStats(name.decode(), int(ready), int(delayed), int(dead)) for name, ready, delayed, dead in sorted(counts)]
+    return Stats(queues, int(running))
+
+
+def _letters(reply: Any) -> list[DeadLetter]:
+    """The reply of dead_list.lua."""
+    return [
+        DeadLetter(id, float(died_at), _envelope(letter))
+        for id, died_at, letter in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
+    ]
+
+
+def _flags(reply: Any) -> list[bool]:
+    return [bit == 1 for bit in reply]
 
 
 def _settlements(settlements: Sequence[Settlement]) -> tuple[bytes, list[bytes]]:
@@ -362,9 +412,9 @@ def _check_priority(priority: int) -> None:
 
 
 def _envelope(letter: bytes) -> bytes:
-    """What `_moves.lua` stores of a dead letter, without the queue before it."""
-    length, _, rest = letter.partition(b":")
-    return rest[int(length) :]
+    """What `_moves.lua` stores of a dead letter, without the queue before it; all of one that others have written."""
+    length, colon, rest = letter.partition(b":")
+    return rest[int(length) :] if colon and length.isdigit() and len(length) < 10 else letter
 
 
 def _info(reply: Any) -> dict[str, str]:
@@ -372,12 +422,14 @@ def _info(reply: Any) -> dict[str, str]:
     return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
-def _nodes(reply: bytes) -> Iterator[tuple[str, int]]:
+def _nodes(reply: bytes) -> list[tuple[str, int]]:
     """Host and port of every node that a CLUSTER NODES reply has an address of: ``<id> <host>:<port>@<bus port>… …``."""
+    found = []
     for line in reply.decode(errors="replace").splitlines():
         host, _, port = line.split(" ")[1].partition("@")[0].rpartition(":")
         if host and port.isdecimal() and int(port):
-            yield host, int(port)
+            found.append((host, int(port)))
+    return found
 
 
 def _version(text: str) -> tuple[int, ...]:

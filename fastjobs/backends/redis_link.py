@@ -76,6 +76,9 @@ class Links:
                 health_check_interval=0,
                 protocol=2,
             )
+            if self._nodes:  # those of redis-py's defaults that the URL leaves out
+                host, port = self._nodes[0]
+                self._source.connection_kwargs = {"host": host, "port": port, **self._source.connection_kwargs}
             first = self._source.connection_class(**self._source.connection_kwargs)  # refuses options that there are not
             if (driver := getattr(first, "driver_info", None)) is not None:
                 # Each would look up redis-py's version for itself, in its files: 0.4 ms.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
-from fastjobs.backends import mask_password
+from fastjobs.backends import check_password, mask_password
 from fastjobs.backends.partitions import PartitionedBackend
 from fastjobs.backends.redis import RedisBackend, partitions_key
 from fastjobs.backends.redis_link import Links
@@ -29,6 +29,7 @@ def redis_store(
     url: str, *, namespace: str | None = None, connect_timeout_s: float = 5.0, call_timeout_s: float = 30.0
 ) -> RedisBackend | PartitionedBackend:
     """The backend for *url*, options as `RedisBackend` takes them. ConfigError for a bad number of partitions."""
+    check_password(url)
     whole, partitions = split_partitions(url)
     if partitions == 1:
         return RedisBackend(whole, namespace=namespace, connect_timeout_s=connect_timeout_s, call_timeout_s=call_timeout_s)
@@ -106,9 +107,13 @@ class Agreement:
                 stored = await links.call("GET", key)
         finally:
             await links.close()
-        if int(stored) != self._partitions:
+        try:
+            agreed = int(stored)
+        except (ValueError, TypeError) as error:
+            raise BackendError(f"{mask_password(self._url)}: the key {key!r} holds no number: {stored!r:.100}") from error
+        if agreed != self._partitions:
             raise BackendError(
-                f"the jobs of namespace {self.namespace} at {mask_password(self._url)} are kept in {int(stored)} partitions,"
+                f"the jobs of namespace {self.namespace} at {mask_password(self._url)} are kept in {agreed} partitions,"
                 f" not {self._partitions}: name that number, or empty its queues and delete the key {key!r} first"
             )
         self._reached = True

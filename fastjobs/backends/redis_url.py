@@ -30,8 +30,8 @@ def check_database(url: str, shown: str) -> None:
     """ConfigError for a database that is no number: redis-py takes database 0 then, without a word."""
     try:
         parts = urlsplit(url)
-    except ValueError as error:
-        raise ConfigError(f"{shown!r} is no Redis URL: {error}") from None
+    except ValueError:  # its words may hold half of a password
+        raise ConfigError(f"{shown!r} is no Redis URL: its host is none") from None
     if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?[0-9]*", parts.path):
         raise ConfigError(
             f"{shown!r} is no Redis URL: its database must be a number, as in redis://host:6379/0, got {parts.path[1:]!r}"

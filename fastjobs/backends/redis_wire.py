@@ -93,8 +93,9 @@ class Wire(asyncio.Protocol):
             while self._due and answer is not _MORE:
                 self._due -= 1
                 answer = self._reader.gets()
-        except refusals.RedisError as error:  # no Redis speaks there
-            self._end(error)
+        except Exception as error:  # no Redis speaks there
+            readable = isinstance(error, refusals.RedisError)
+            self._end(error if readable else refusals.InvalidResponse(f"a reply that cannot be read: {error}"))
             self.drop()
             return
         if answer is not _MORE and self._reply is not None and not self._reply.done():

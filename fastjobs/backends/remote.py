@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from fastjobs import errors
-from fastjobs.backends import frames
+from fastjobs.backends import frames, mask_password
 from fastjobs.backends.base import WaitsThenClaims
 from fastjobs.backends.bundles import bundle
 from fastjobs.backends.frames import Frames, Op, Status, encode, peer_uid
@@ -97,15 +97,15 @@ class _Link(Frames):
         return self._last_id, future
 
     def frame(self, code: int, id: int, body: memoryview) -> None:
-        call = self._calls.pop(id, None) or self._waits.get(id)
-        if call is None or call[0].done():  # its caller was cancelled
-            return
-        future, reply = call
-        if code == Status.OK:
-            future.set_result(reply.decode(body))
-        else:
-            refusal = REFUSAL.decode(body)
-            future.set_exception(REFUSALS.get(refusal.error, BackendError)(refusal.message))
+        call = self._calls.get(id) or self._waits.get(id)
+        if call is not None and not call[0].done():  # else its caller was cancelled
+            future, reply = call
+            if code == Status.OK:
+                future.set_result(reply.decode(body))
+            else:
+                refusal = REFUSAL.decode(body)
+                future.set_exception(REFUSALS.get(refusal.error, BackendError)(refusal.message))
+        self._calls.pop(id, None)  # not before: a reply that cannot be read ends the connection, and all calls that are open
 
     def broken(self, reason: str) -> None:
         self._lose(BackendError(f"the broker at {self._path} does not speak our protocol: {reason}"))
@@ -160,7 +160,7 @@ class SocketBackend(WaitsThenClaims):
 
     def __init__(self, path: str | os.PathLike[str], *, call_timeout_s: float = CALL_TIMEOUT_S) -> None:
         self.path = os.fspath(path)
-        self.url = URL_SCHEME + self.path
+        self.url = mask_password(URL_SCHEME + self.path)
         self.time_shift_s = 0.0
         self.call_timeout_s = call_timeout_s
         self._incarnation: bytes | None = None

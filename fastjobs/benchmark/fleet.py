@@ -1,6 +1,6 @@
 """The worker processes of a measurement: a real supervisor in a process of its own, which tells its progress line by line.
 
-``python -m fastjobs.benchmark.fleet OPTIONS`` where OPTIONS is a `Fleet` as JSON. Each line of its stdout is a `Look`.
+``python -m fastjobs.benchmark.fleet``, told `Options` as JSON. Each line of its stdout is a `Look`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Final
 import msgspec
 
 from fastjobs import clock
+from fastjobs.benchmark.place import TOLD
 from fastjobs.benchmark.usage import children_of, name_of, private_bytes
+from fastjobs.bequest import take
 from fastjobs.children import end_with
 from fastjobs.progress import Progress
 from fastjobs.supervisor import Launch, SuperviseOptions, supervise
@@ -77,7 +79,7 @@ class Watch:
 def main() -> int:
     """The entry of the process."""
     end_with(os.getppid(), 0)
-    options = msgspec.json.decode(sys.argv[1], type=Options)
+    options = msgspec.json.decode(take(TOLD) or b"", type=Options)
     watch = Watch()
     return supervise(
         APP,

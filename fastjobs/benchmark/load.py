@@ -1,4 +1,4 @@
-"""No-op jobs at an even pace from a process of its own: ``python -m fastjobs.benchmark.load URL JOBS_PER_SECOND``.
+"""No-op jobs at an even pace from a process of its own: ``python -m fastjobs.benchmark.load JOBS_PER_SECOND``, told the URL.
 
 On SIGTERM it says how many it has enqueued, and in how many seconds.
 """
@@ -15,6 +15,8 @@ import uvloop
 
 from fastjobs import clock
 from fastjobs.benchmark.app import jobs, noop
+from fastjobs.benchmark.place import TOLD
+from fastjobs.bequest import take
 from fastjobs.children import end_with
 
 EVERY_S: Final = 0.01
@@ -37,7 +39,7 @@ async def load(url: str, per_s: float) -> None:
 def main() -> None:
     """The entry of the process."""
     end_with(os.getppid(), 0)
-    uvloop.run(load(sys.argv[1], float(sys.argv[2])))
+    uvloop.run(load((take(TOLD) or b"").decode(), float(sys.argv[1])))
 
 
 if __name__ == "__main__":

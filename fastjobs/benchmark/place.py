@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import sys
@@ -20,10 +21,13 @@ from fastjobs.backends import scheme_of
 from fastjobs.backends.postgres_wire import parse_address
 from fastjobs.backends.remote import URL_SCHEME
 from fastjobs.benchmark.rediscli import client_of
+from fastjobs.bequest import leave
 from fastjobs.errors import BackendError, StoreUnavailable
 
 NAME: Final = "fastjobs_bench"
 """Namespace or schema."""
+
+TOLD: Final = "FASTJOBS_BENCH_TOLD"
 
 LOCK_S: Final = 20
 BUSY: Final = "another `fastjobs bench` is at work on this store: wait for its end"
@@ -102,11 +106,28 @@ def _with(url: str, key: str, value: str) -> str:
     return f"{address}?{urlencode([*others, (key, value)], safe='/')}"
 
 
-async def start_own(module: str, *arguments: str, stderr: IO[bytes] | None = None) -> asyncio.subprocess.Process:
-    """Start ``fastjobs.benchmark.<module>``, which ends with this process; its stdout is a pipe. ^C does not reach it."""
+async def start_own(
+    module: str, *arguments: str, told: bytes = b"", stderr: IO[bytes] | None = None
+) -> asyncio.subprocess.Process:
+    """Start ``fastjobs.benchmark.<module>``, which ends with this process; its stdout is a pipe. ^C does not reach it.
+
+    *told*: what it takes from `TOLD`, out of sight of ``ps``: a URL with a password.
+    """
     pipe = asyncio.subprocess.PIPE
     command = (sys.executable, "-m", f"fastjobs.benchmark.{module}", *arguments)
-    return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=stderr, start_new_session=True)
+    fd = leave(told)
+    try:
+        return await asyncio.create_subprocess_exec(
+            *command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=stderr,
+            start_new_session=True,
+            pass_fds=(fd,),
+            env={**os.environ, TOLD: str(fd)},
+        )
+    finally:
+        os.close(fd)
 
 
 @asynccontextmanager

@@ -137,7 +137,7 @@ class Fleet:
 async def fleet_of(options: Options) -> AsyncIterator[Fleet]:
     """The fleet, ended at the end."""
     with tempfile.TemporaryFile() as errors:
-        process = await start_own("fleet", msgspec.json.encode(options).decode(), stderr=errors)
+        process = await start_own("fleet", told=msgspec.json.encode(options), stderr=errors)
         try:
             yield Fleet(process, errors)
         finally:
@@ -253,13 +253,13 @@ async def latency(url: str, name: str, count: int, workers: int, load_per_s: flo
         listener = Listener(str(Path(directory, "arrivals")))
         async with jobs, fleet_of(Options(backend=url, workers=workers, look_s=SILENCE_S / 4)) as fleet:
             reading = asyncio.create_task(_read_on(fleet))
-            loading = await start_own("load", url, str(load_per_s)) if load_per_s else None
+            loading = await start_own("load", str(load_per_s), told=url.encode()) if load_per_s else None
             try:
                 found = [await _one(listener, number, reading) for number in range(WARM_UP)]
                 found.clear()
                 for number in range(WARM_UP, WARM_UP + count):
                     tell(name, len(found) / count)
-                    await asyncio.sleep(random.uniform(0.001, 0.010))  # noqa: S311 - spreads the samples
+                    await asyncio.sleep(random.uniform(0.001, 0.010))  # nosec B311  # noqa: S311 - spreads the samples
                     found.append(await _one(listener, number, reading))
             finally:
                 said = b"" if loading is None else await _end(loading)

@@ -26,7 +26,15 @@ EPILOG = "Scenarios: " + "; ".join(f"{name}: {about}" for name, about in SCENARI
 
 
 @click.command("bench", epilog=EPILOG)
-@click.option("--backend", metavar="URL", default="memory://", show_default=True, help="The store; your jobs there stay.")
+@click.option(
+    "--backend",
+    metavar="URL",
+    default="memory://",
+    show_default=True,
+    envvar="FASTJOBS_BENCH_URL",
+    show_envvar=True,
+    help="The store; your jobs there stay.",
+)
 @click.option("-n", "--workers", type=int, default=2, show_default=True, help="Worker processes.")
 @click.option("--jobs", "count", type=int, default=300_000, show_default=True, help="Jobs of the largest scenario.")
 @click.option("--scenario", "names", multiple=True, metavar="NAME", help=f"As often as you like; default: {', '.join(USUAL)}.")

@@ -11,7 +11,7 @@ import textwrap
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import click
 from click.core import ParameterSource
@@ -123,7 +123,13 @@ def _option(owner: type, field: dataclasses.Field[Any], hint: Any, name: str, en
     return FieldOption(*letters, flag, field.name, owner=owner, field=field.name, **attributes)
 
 
-class AwareTime(click.ParamType[datetime]):
+if TYPE_CHECKING:
+    _TimeType = click.ParamType[datetime]
+else:
+    _TimeType = click.ParamType  # which is generic from click 8.4 on
+
+
+class AwareTime(_TimeType):
     """An ISO 8601 time with its offset."""
 
     name = "time"

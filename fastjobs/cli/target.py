@@ -39,7 +39,11 @@ def target_options(command: F) -> F:
 
 def backend_option(command: F) -> F:
     """``--backend URL``."""
-    return click.option("--backend", metavar="URL", help="Where the jobs are stored; default: as the app says.")(command)
+    return click.option(
+        "--backend",
+        metavar="URL",
+        help="Where the jobs are stored; default: as the app says, or FASTJOBS_URL, which `ps` does not show to others.",
+    )(command)
 
 
 def app_dir_option(command: F) -> F:

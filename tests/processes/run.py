@@ -7,6 +7,7 @@ import ctypes
 import dataclasses
 import json
 import logging
+import resource
 import sys
 from typing import Any
 
@@ -43,6 +44,8 @@ def main() -> None:
     options: dict[str, Any] = json.loads(sys.argv[2])
     worker = options.pop("worker", {})
     relayed = options.pop("relay", False)
+    if files := options.pop("files", None):  # the soft limit, as a shell's ``ulimit -Sn``
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     if options.pop("subreaper", False):  # orphans below become this process's children, as PID 1's do
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     logging.getLogger("fastjobs").addHandler(Told())

@@ -142,9 +142,10 @@ local function bury(id, queue, envelope)
   add(buried, 'queues', queue)
 end
 
+-- Of a letter that is none of ours: ''.
 local function queue_of(letter)
-  local colon = string.find(letter, ':', 1, true)
-  return string.sub(letter, colon + 1, colon + tonumber(string.sub(letter, 1, colon - 1)))
+  local length = string.match(letter, '^(%d+):')
+  return length and string.sub(letter, #length + 2, #length + 1 + tonumber(length)) or ''
 end
 
 local function exhume(id, letter)

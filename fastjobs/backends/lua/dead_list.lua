@@ -27,9 +27,12 @@ while #found < 3 * limit do
   for position = 1, #page, 2 do
     local id, at = page[position], page[position + 1]
     if #found < 3 * limit and (not before_at or tonumber(at) < before_at or less(id, before_id)) then
-      found[#found + 1] = id
-      found[#found + 1] = at
-      found[#found + 1] = redis.call('HGET', KEYS[1], id)
+      local letter = redis.call('HGET', KEYS[1], id)
+      if letter then
+        found[#found + 1] = id
+        found[#found + 1] = at
+        found[#found + 1] = letter
+      end
     end
   end
   if #page < 2 * PAGE then

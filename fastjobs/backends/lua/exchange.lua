@@ -144,7 +144,12 @@ local function copy_due(base)
         return moved, due
       end
       local member = page[position]
-      add(levels, KEYS[base + 2 + 57 - string.byte(member)], string.sub(member, 18)) -- 57: "9"
+      local digit = string.byte(member) or 0
+      if digit >= 48 and digit <= 57 and #member >= 17 then
+        add(levels, KEYS[base + 2 + 57 - digit], string.sub(member, 18)) -- 57: "9"
+      else
+        add(levels, KEYS[base + 2 + 4], member) -- none of ours: whoever claims it sets it aside
+      end
       moved, size = moved + 1, size + #member
     end
     for key, envelopes in pairs(levels) do
