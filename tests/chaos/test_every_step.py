@@ -124,7 +124,7 @@ async def test_connections_are_cut_again_and_again(place: Place, request: pytest
     """So that repeats, and the repeats of repeats, are hit too."""
     with detour(place.url()) as way:
         for _ in range(30 if request.config.getoption("--every-step") else 1):
-            steps = sorted(random.sample(range(1, 300), 25))
+            steps = sorted(random.sample(range(1, 300), 12))  # pauses grow with each cut in a row
             way.steps.plan(cut, *steps)
             await live(way, place, PATIENT_S, f"cut at {steps}")
 
