@@ -101,6 +101,15 @@ class MaintenanceProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, signal.SIGTERM)
 
+    def finish(self, now: float) -> None:
+        """The workers have gone: as `dismiss`, but if none runs, which was killed and waits for its turn, start one for it."""
+        fresh = self.process is None
+        if fresh:
+            self._begin(now)
+        self.dismiss()
+        if fresh and self.process is not None and self.process.kill_at is not None:
+            self.process.kill_at += self._start_s
+
     def kill(self) -> None:
         """End it now."""
         if self.process is not None:

@@ -216,7 +216,10 @@ class Supervisor:
             self._watch_for_the_end()
         elif self._stage is Stage.DRAINING and not fleet.crew.processes:
             self._stage = Stage.SETTLING
-            fleet.maintenance.dismiss()
+            if self._failed:  # nothing can be settled, or nothing ever ran
+                fleet.maintenance.dismiss()
+            else:
+                fleet.maintenance.finish(now)
         elif self._stage is Stage.SETTLING and fleet.maintenance.process is None:
             fleet.broker.dismiss()
             if fleet.broker.process is None:

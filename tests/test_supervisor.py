@@ -359,6 +359,23 @@ def test_maintenance_is_replaced_and_the_workers_do_not_notice(store_url: str) -
 
 @linux_only
 @socket_only
+def test_a_stop_while_maintenance_waits_for_its_restart_gives_the_jobs_back_all_the_same(store_url: str) -> None:
+    with Supervised(store_url, workers=1, worker={"grace": 600}) as fleet:
+        enqueue(store_url, app.hold.prepare(1))
+        fleet.expect("started")
+        for _ in range(5):  # the next one would start in 1.6 s
+            fleet.kill(_maintenance(fleet))
+            fleet.log("maintenance (process")
+        fleet.send(signal.SIGTERM)
+        fleet.log("draining")
+        fleet.send(signal.SIGTERM)
+        assert fleet.ends() == 128 + signal.SIGTERM
+    assert [(job.attempts, job.losses) for job in ready(store_url)] == [(0, 0)]
+    assert leases(store_url) == {}
+
+
+@linux_only
+@socket_only
 def test_a_silent_maintenance_is_replaced(store_url: str) -> None:
     with Supervised(store_url, workers=1, worker={"grace": 0, "lease_ttl": 3}) as fleet:
         enqueue(store_url, app.hold.prepare(1))

@@ -34,6 +34,10 @@ UP_S: Final = 20.0
 SETTLE_S: Final = 90.0
 """Without faults all that was accepted ends within this time; otherwise the run is stuck."""
 
+STACK: Final = "most recent call first"
+STACKS_S: Final = 10.0
+"""Until a supervisor, if it can, has begun to show the stacks of its processes."""
+
 LETTERS: Final = 1_000
 
 
@@ -285,7 +289,10 @@ class Run:
         """What may explain a run that is stuck; the stacks of all processes go to their logs."""
         for machine in self.machines:
             machine.send(signal.SIGUSR1)
-        time.sleep(1.0)
+        deadline = time.monotonic() + STACKS_S
+        while time.monotonic() < deadline and not all(STACK in machine.log.read_text() for machine in self.machines):
+            time.sleep(TICK_S)
+        time.sleep(1.0)  # each process writes its own, one after the other
 
         async def look(store: Store) -> str:
             leases = await store.leases()
