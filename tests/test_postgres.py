@@ -67,6 +67,27 @@ async def test_a_newer_schema_is_refused_only_if_it_says_so(
     assert (await empty.sql("select version from {}.meta"))[0][0] == VERSION + 7
 
 
+async def test_a_schema_of_version_1_is_brought_up_to_date_and_keeps_its_jobs(empty: EmptySchema) -> None:
+    store, later = empty.store(), empty.store()
+    await push(store, entry("ready"), entry("due", delay_s=HOUR))
+    await empty.sql(
+        "drop procedure {}.push_rung",
+        "drop function {}.promote",
+        "create function {}.promote(p_queues text[], p_now float8, p_limit int, out next float8, out look_s float8)"
+        " language plpgsql as $$ begin next := null; look_s := 0; end $$",
+        "update {}.meta set version = 1",
+    )
+    with pytest.raises(SchemaError, match=f"is of version 1, this fastjobs needs {VERSION}: run `fastjobs migrate`"):
+        await empty.store(migrate=False).open()
+    await push(later, entry("new"))
+    later.time_shift_s = 2 * HOUR
+    hand = await worker(later)
+    assert (await hand.claim()).jobs == ["ready", "new", "due"]
+    assert [tuple(row) for row in await empty.sql("select version, min_compatible from {}.meta")] == [(VERSION, 1)]
+    for each in (store, later):
+        await each.close()
+
+
 async def test_a_user_without_rights_is_told_and_one_who_owns_the_schema_needs_no_others(empty: EmptySchema) -> None:
     role, rows = f"r{empty.schema}", await empty.sql("select current_user")
     url = empty._server.replace(f"//{rows[0][0]}@", f"//{role}@")

@@ -15,7 +15,7 @@ from fastjobs.errors import BackendError, SchemaError
 MIN_SERVER: Final = 13
 """Lowest major version of Postgres."""
 
-MIGRATIONS: Final = {1: "0001_tables"}
+MIGRATIONS: Final = {1: "0001_tables", 2: "0002_quick_push"}
 """Files by the version they lead to. One that was released is never changed, only followed by another."""
 
 VERSION: Final = max(MIGRATIONS)
