@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -42,6 +43,12 @@ class Echo:
             except OSError:
                 pass
 
+    def stop(self) -> None:
+        """Hear of no further connection, also in a thread that waits for one. Idempotent."""
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
     def wait_for(self, line: bytes) -> None:
         with self.news:
             assert self.news.wait_for(lambda: line in self.heard, PATIENCE_S), self.heard
@@ -51,7 +58,7 @@ class Echo:
 def echo() -> Iterator[Echo]:
     server = Echo()
     yield server
-    server.listener.close()
+    server.stop()
 
 
 def connect(proxy: Proxy, timeout_s: float = PATIENCE_S) -> socket.socket:
@@ -180,6 +187,6 @@ def test_a_proxy_that_refuses_lets_nobody_in_until_it_resumes(echo: Echo) -> Non
 
 
 def test_a_server_that_is_away_ends_the_connection(echo: Echo) -> None:
-    echo.listener.close()
+    echo.stop()
     with Proxy(echo.address) as proxy, connect(proxy) as client:
         assert say(client, b"one\n") == b""

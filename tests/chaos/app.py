@@ -56,11 +56,12 @@ async def lifespan() -> AsyncIterator[None]:
     yield
 
 
-logging.basicConfig(
-    format="%(asctime)s.%(msecs)03d %(process)d %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO
-)
-logging.getLogger("fastjobs.job").setLevel(logging.ERROR)  # failures of jobs are no news here
-logging.getLogger("fastjobs.worker").addHandler(Disowned())
+if LEDGER in os.environ:  # in a process of a run, not in one that only wants to know the app
+    logging.basicConfig(
+        format="%(asctime)s.%(msecs)03d %(process)d %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO
+    )
+    logging.getLogger("fastjobs.job").setLevel(logging.ERROR)  # failures of jobs are no news here
+    logging.getLogger("fastjobs.worker").addHandler(Disowned())
 
 jobs = JobQueue(lifespan=lifespan, enqueue_timeout=5)
 

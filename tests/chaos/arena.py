@@ -22,7 +22,7 @@ from tests.stores import ClusterPlace, PostgresPlace, RedisPlace
 
 KINDS = ("redis", "valkey", "postgres", "memory", "cluster")
 
-FORGOTTEN_S = 700.0
+FORGOTTEN_S = 3 * 3600.0
 """So much later the records of producers that were killed are pruned."""
 
 

@@ -22,7 +22,7 @@ from tests.chaos.detour import Detour, Harm, cut, detour, half_open, stall
 from tests.chaos.life import Life, repeated
 from tests.chaos.proxy import UP, Link, Proxy, Tap, Way
 from tests.conftest import UsersServer
-from tests.contract.kit import entry, push, worker
+from tests.contract.kit import HOUR, entry, push, worker
 from tests.servers.redis import RedisServer
 from tests.stores import PARTITIONED, Place, PostgresPlace, Server, fresh_place
 
@@ -80,7 +80,7 @@ async def live(way: Detour, place: Place, call_timeout_s: float, what: str) -> N
         way.proxy.cut()  # what stalls, with what it holds
     direct = place.backend()
     try:
-        direct.time_shift_s = 11 * 60
+        direct.time_shift_s = 3 * HOUR
         await direct.housekeep()
     finally:
         await direct.close()

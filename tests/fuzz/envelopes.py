@@ -91,7 +91,7 @@ def _survives(job: Job) -> None:
     for verdict in (
         after_failure(job, error, failure, policy, None, Random(1)),
         after_loss(job, failure, alone=True, evidence=True),
-        after_unknown(job, failure, now=1.7e9, dead=False),
+        after_unknown(job, failure, dead=False),
     ):
         assert verdict.delay_s >= 0
         assert read_job(outcome_of(0, verdict).entry.envelope).id == job.id

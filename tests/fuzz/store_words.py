@@ -43,7 +43,7 @@ notifications = st.sampled_from(_samples) | damaged(_samples) | noise | texts.ma
 def _bell() -> Iterator[Check]:
     late: list[bool] = []
     address = parse_address("postgresql://nowhere/x", schema="s", pgbouncer=False, connect_timeout_s=1.0, call_timeout_s=1.0)
-    bell = Bell(address, "", lambda queues: None, lambda: late.append(True))
+    bell = Bell(address, "", lambda queues: None, lambda: late.append(True), lambda pid: False)
 
     def judge(data: bytes) -> bool:
         """Whoever waits for a queue named in it wakes; where none is, everybody, who then look for themselves."""
