@@ -211,10 +211,12 @@ class JobFunction(Generic[P, Q, R_co]):
 
         TypeError for arguments the function does not take, SerializationError for values it does not.
         """
-        shape = self._shape
-        finish = Finish(Call, shape, shape.max_payload_bytes, functools.partial(_refuse, shape))
-        prepare: Callable[P, Call] = self.handler.bind_into(finish)
-        self.__dict__["prepare"] = prepare  # in the place of this method: one function without starred arguments
+        prepare: Callable[P, Call] | None = self.__dict__.get("prepare")
+        if prepare is None:
+            shape = self._shape
+            finish = Finish(Call, shape, shape.max_payload_bytes, functools.partial(_refuse, shape))
+            # In the place of this method, but for who has got hold of it before: one function without starred arguments.
+            prepare = self.__dict__["prepare"] = self.handler.bind_into(finish)
         return prepare(*args, **kwargs)
 
     async def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle:

@@ -249,6 +249,22 @@ async def test_a_prepared_call_is_a_value_that_enqueue_takes(store: FaultyBacken
     assert [(job.priority, job.max_attempts) for job in await stored(store)] == [(9, 2), (9, 2)]
 
 
+def test_a_handle_is_compiled_once_however_it_is_called(jobs: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    @jobs.job
+    def resize(path: str, width: int = 800) -> None: ...
+
+    compiled = list[object]()
+    bind_into = type(resize.handler).bind_into
+    monkeypatch.setattr(type(resize.handler), "bind_into", lambda *given: compiled.append(given) or bind_into(*given))
+    held = resize.prepare  # from before the first call
+    calls = [held("a.png"), resize.prepare("a.png"), held(path="a.png"), resize.prepare("a.png")]
+    assert len(compiled) == 1
+    assert {call.payload for call in calls} == {b'{"path":"a.png"}'}
+    for prepare in (held, resize.prepare):
+        with pytest.raises(TypeError, match=r"resize\(\) missing 1 required positional argument: 'path'"):
+            prepare()
+
+
 async def test_a_prepared_call_takes_no_further_arguments_or_options(jobs: JobQueue) -> None:
     @jobs.job
     async def resize(path: str) -> None: ...
