@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from fastjobs.backends import postgres_bell
-from fastjobs.backends.postgres import PostgresBackend
+from fastjobs.backends.postgres import RIDE_JOBS, PostgresBackend
 from fastjobs.backends.postgres_bell import RING_BURST, RING_EVERY_S, Bell
 from fastjobs.backends.postgres_wire import parse_address
 from fastjobs.errors import BackendError
@@ -116,6 +116,15 @@ async def test_pushes_in_quick_succession_ring_apart_and_less_often(
         await push(store, job)
     assert not apart
     assert store._bell._to_ring == {"q"}, "one for all of the last, a little later"
+    await store._bell.close()
+    assert apart == ["q"]
+
+
+async def test_a_push_of_many_rings_apart(store: PostgresBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    apart = rings(store, monkeypatch)
+    await push(store, *entries(numbered(RIDE_JOBS)))
+    assert apart == []
+    await push(store, *entries(numbered(RIDE_JOBS + 1)))
     await store._bell.close()
     assert apart == ["q"]
 

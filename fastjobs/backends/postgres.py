@@ -31,6 +31,9 @@ from fastjobs.model import Adopted, DeadLetter, Entry, Exchanged, Kind, Settleme
 PUSH_LANES: Final = 2
 """Pushes side by side: while one is being flushed to disk the next is being inserted."""
 
+RIDE_JOBS: Final = 16
+"""Most jobs of a push that notifies by itself. With more the next push need not wait for that, and nobody for the first job."""
+
 MORE_EVERY_S: Final = 0.25
 """Seconds between two notifications that a claim has left ready jobs behind: a long drain would send hundreds a second."""
 
@@ -150,7 +153,8 @@ class PostgresBackend(WaitsThenClaims):
         if len(bundles) == 1 and not later:
             ready = {bundles[0].queue}
             arguments = (*head, bundles[0].queue, bundles[0].priority, bundles[0].envelopes)
-            if (ring := self._bell.ride(ready)) is not None and await self._push_rung(ready, ring, arguments):
+            ring = self._bell.ride(ready) if len(entries) <= RIDE_JOBS else None
+            if ring is not None and await self._push_rung(ready, ring, arguments):
                 return
             call = self._idlest().row(self._push_sql, *arguments)
         else:

@@ -33,14 +33,14 @@ declare
   v_now float8 := {schema}.store_time(p_shift_s);
   v_call tid;
   v_next float8;
-  v_part record;                    -- what a step returned: an assignment costs a third of a "select … into"
+  v_gate record;                    -- assigned, at a third of the cost of "select … into"; an array of jobs would be copied more
   v_after bigint[] := p_after;
   v_until bigint[] := p_until;
 begin
   perform set_config('synchronous_commit', 'off', true);
-  v_part := {schema}.gate(p_worker, p_n);
-  status := v_part.status;
-  v_call := v_part.call;
+  v_gate := {schema}.gate(p_worker, p_n);
+  status := v_gate.status;
+  v_call := v_gate.call;
   if status = 1 then
     select c.kept, c.more, c.next_due - v_now into kept, more, next_due_s from {schema}.call c where c.ctid = v_call;
     select c.jobs into jobs from {schema}.claim c where c.worker = p_worker and c.n = p_n;
@@ -74,11 +74,8 @@ begin
       more := jobs is not null and {schema}.any_ready(p_queues, v_after);
     end if;
     if jobs is null then
-      v_part := {schema}.take(p_worker, p_n, p_queues, p_limit, v_after, null);
-      jobs := v_part.jobs;
-      slots := v_part.slots;
-      seqs := v_part.seqs;
-      more := v_part.more;
+      select t.jobs, t.slots, t.seqs, t.more into jobs, slots, seqs, more
+      from {schema}.take(p_worker, p_n, p_queues, p_limit, v_after, null) t;
     end if;
     if jobs is null and not p_sweep_first and p_window is not null then
       select w.jobs, w.sweep_s, w.until, w.window, w.jobs is not null into jobs, sweep_s, until, "window", more
