@@ -2,7 +2,7 @@
 
 python bench/recover.py [--store memory] [--store redis] [--store postgres] [--workers 8] [--kills 200] [--every 0.75]
 
-All workers are busy with jobs that wait 0.1 s, of which thousands more are ready. Beside them run marked jobs, which say when
+All workers are busy with jobs that wait 20 ms, of which thousands more are ready. Beside them run marked jobs, which say when
 they start and hold until their worker dies. Every 0.75 s the oldest worker that holds some is killed: of eight, it is some 6
 s old then, as one that dies younger is replaced with growing delay. Measured is, for each marked job, the time from SIGKILL
 to the first line of its next run, past the backlog and on a worker that had its hands full.
@@ -28,7 +28,7 @@ from stores import STORES, store_at
 from fastjobs import JobQueue
 from tests.stores import MemoryPlace
 
-LOAD_S = 0.1
+LOAD_S = 0.02
 """Of one job of the load."""
 
 CONCURRENCY = 100
