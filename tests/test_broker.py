@@ -570,14 +570,19 @@ async def test_something_else_at_the_path_is_not_taken_for_a_broker(tmp_path: Pa
     ("hello", "reply"), [(b"\xc1", b""), (None, b"\xc1"), (None, encode("stats?")), (None, b"\xdd\xff\xff\xff\xff")]
 )
 async def test_a_call_whose_reply_cannot_be_read_fails_at_once(tmp_path: Path, hello: bytes | None, reply: bytes) -> None:
+    gone = asyncio.Event()
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         welcome = encode(frames.Welcome(bytes(16), 1)) if hello is None else hello
-        for body in (welcome, reply):
-            size, id, _ = HEADER.unpack(await reader.readexactly(HEADER.size))
-            await reader.readexactly(size)
-            writer.write(HEADER.pack(len(body), id, Status.OK) + body)
-        await reader.read()
+        with contextlib.suppress(asyncio.IncompleteReadError):  # it hangs up when it cannot read
+            for body in (welcome, reply):
+                size, id, _ = HEADER.unpack(await reader.readexactly(HEADER.size))
+                await reader.readexactly(size)
+                writer.write(HEADER.pack(len(body), id, Status.OK) + body)
+            await reader.read()
         writer.close()
+        await writer.wait_closed()
+        gone.set()
 
     server = await asyncio.start_unix_server(answer, tmp_path / "odd.sock")
     backend = SocketBackend(tmp_path / "odd.sock")
@@ -585,6 +590,7 @@ async def test_a_call_whose_reply_cannot_be_read_fails_at_once(tmp_path: Path, h
         with pytest.raises(BackendError, match="does not speak our protocol"):
             await backend.stats()
         await backend.close()
+        await gone.wait()
 
 
 async def test_a_long_wait_is_no_silence(path: str) -> None:
