@@ -207,6 +207,17 @@ def test_a_drain_explains_what_it_has_stopped_and_nothing_else(books: Books) -> 
     assert books.wrong() == [(1, twice)]
 
 
+def test_a_drain_explains_a_run_that_nothing_stops_and_that_goes_down_with_its_worker(books: Books) -> None:
+    books.accepted(1)
+    books.worker(7, (3, START, 0))
+    books.worker(8, (9, START, 0), (9, FINISH, 0), machine="B")
+    twice = "ran 2 times without a fault that explains it"
+    books.story.drained.append(span(1, 2, "A"))
+    assert books.wrong() == [(0, twice)]
+    books.story.drained.append(span(2, 8, "A"))
+    assert books.wrong() == []
+
+
 def test_a_machine_that_was_cut_off_may_be_the_last_to_run_a_job(books: Books) -> None:
     books.accepted(1)
     books.worker(7, (9, START, 0), (9, FINISH, 0), (10, Event.DISOWNED, 0))  # claimed before it was frozen

@@ -302,11 +302,13 @@ def freeze_machine(scene: Scene) -> Steps:
 def reload(scene: Scene) -> Steps:
     machine = a_machine(scene)
     if machine:
-        with scene.hold(machine.name) as held:
-            if held:
-                with scene.span("drained", machine.name):
-                    machine.send(signal.SIGHUP)
-                    yield scene.random.uniform(1.0, 5.0)
+        with scene.span("drained", machine.name):
+            with scene.hold(machine.name) as held:
+                if not held:
+                    return
+                machine.send(signal.SIGHUP)
+                yield scene.random.uniform(1.0, 5.0)
+            yield len(machine.children("worker")) * (GRACE_S + 1.0)  # its workers are replaced one after the other
 
 
 @fault("supervisor told to stop", 0.15)

@@ -112,7 +112,10 @@ class Excuses:
             if (run.end_ns or crash.end_ns) >= crash.begin_ns - BEFORE_CRASH_S * 1e9 and run.begin_ns <= crash.end_ns:
                 return "store crashed"
         machine = self._files[run.file].machine
-        if run.failed and any(span.machine == machine and _within(span, run.end_ns) for span in self._story.drained):
+        drained = [span for span in self._story.drained if span.machine == machine]
+        if run.failed and any(_within(span, run.end_ns) for span in drained):
+            return "drain"
+        if not run.end_ns and any(span.end_ns >= run.begin_ns for span in drained):  # it went down with its worker, unstopped
             return "drain"
         return ""
 
