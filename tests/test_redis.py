@@ -211,7 +211,13 @@ async def test_a_password_is_shown_nowhere(server: RedisServer, client: Any, con
 
 
 def test_the_password_of_a_key_file_is_shown_nowhere() -> None:
-    assert RedisBackend("rediss://h/0?ssl_password=hush&ssl_ca_certs=ca").url == "rediss://h/0?ssl_password=***&ssl_ca_certs=ca"
+    url = "rediss://h/0?ssl_password=hush&ssl_ca_certs=ca"
+    try:
+        shown = RedisBackend(url).url
+    except ConfigError as error:  # redis-py 6.0 does not know the option yet
+        shown = str(error)
+    assert "rediss://h/0?ssl_password=***&ssl_ca_certs=ca" in shown
+    assert "hush" not in shown
 
 
 async def test_a_replica_is_an_unavailable_store(store: RedisBackend, client: Any) -> None:
