@@ -121,7 +121,7 @@ async def _chunks(calls: Iterable[Call] | AsyncIterable[Call]) -> AsyncGenerator
             shape: Shape | None = None
             run: list[bytes] = []
             for call in calls:
-                if isinstance(call, Call) and call.shape is shape:  # as `add`: calling it would be a tenth of enqueueing
+                if isinstance(call, Call) and call.shape is shape:  # as `add`, whose call costs 0.05 µs a job
                     envelope = shape.template.envelope(call.payload)
                     run.append(envelope)
                     size += len(envelope)

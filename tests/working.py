@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
@@ -105,3 +106,12 @@ async def left(store: Store) -> int:
 async def dead_jobs(store: Store) -> list[Job]:
     """The dead letters, decoded, oldest first."""
     return [decode_job(letter.envelope) for letter in reversed(await beneath(store).dead_list(None, None, 1000))]
+
+
+async def stored(store: Store, queue: str = "default") -> list[Job]:
+    """The ready jobs in the order of a claim."""
+    return [decode_job(envelope) for envelope in await store.peek(queue, 1_000)]
+
+
+def payload(job: Job) -> Any:
+    return json.loads(job.payload)

@@ -1,8 +1,9 @@
 """Wake-ups over LISTEN and NOTIFY: hints that a job may be ready. Nothing relies on them.
 
-A notification is sent after the commit, on a connection of its own and at most 250 times a second, short bursts aside: inside
-enqueue transactions it would serialise their commits (measured: 5,500 transactions/s become 1,900). Its text is a JSON array:
-true if all hints of where ready jobs begin are void, then the names of the queues; only [flag] means any queue.
+A notification is sent after the commit and at most 250 times a second, short bursts aside: inside enqueue transactions it would
+serialise their commits (measured: 5,500 transactions/s become 1,900). A small push sends it itself, in a transaction of its own
+behind its commit (`ride`), all others come on a connection of the bell's. Its text is a JSON array: true if all hints of where
+ready jobs begin are void, then the names of the queues; only [flag] means any queue.
 """
 
 from __future__ import annotations
